@@ -1,0 +1,108 @@
+"""Every shipped template: what is learned, where BOS stands, and that chat continues as training began."""
+
+import pytest
+
+from vlmtool.data.conversation import Conversation, Image, Message, assistant, user
+from vlmtool.data.render import IGNORED
+from vlmtool.data.templates.library import find_template, parse_template, template_names
+from vlmtool.utils.errors import RecipeError, UsageError
+
+ENDS = {
+    "internlm_chat": "<eoa>", "llama3_chat": "<|eot_id|>", "plain": "</s>", "qwen_chat": "<|im_end|>", "vicuna": "</s>"
+}  # fmt: skip
+SYSTEM = Message("system", ("Be brief.",))
+# Answers that begin or end where a tokenizer likes to join: with a line end, with spaces, with a word part.
+ANSWERS = ("It is round.", "\nA red circle", "  above é 中 ", "s")
+TURNS = tuple(
+    turn
+    for number, answer in enumerate(ANSWERS)
+    for turn in (user(*([Image("a.png"), "\n"] if number < 2 else []), f"What is {number}?"), assistant(answer))
+)
+
+
+@pytest.fixture(params=template_names())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def supervised_runs(rendered) -> list[list[int]]:
+    """Runs of supervised ids."""
+    runs: list[list[int]] = []
+    for before, label in zip([IGNORED, *rendered.labels], rendered.labels, strict=False):
+        if label != IGNORED:
+            if before == IGNORED:
+                runs.append([])
+            runs[-1].append(label)
+    return runs
+
+
+def test_every_template_is_known_here():
+    assert set(ENDS) == set(template_names())
+
+
+@pytest.mark.parametrize("turns", [TURNS[:2], TURNS, (SYSTEM, *TURNS)], ids=["one turn", "four turns", "system turn"])
+def test_the_answers_with_their_ends_are_supervised(name, turns, renderer, tokenizer):
+    answers = [turn.content[0] for turn in turns if turn.role == "assistant"]
+    runs = supervised_runs(renderer(name).sample(Conversation("a", turns)))
+    lead = " " if name == "vicuna" else ""
+    assert [tokenizer.decode(run) for run in runs] == [f"{lead}{answer}{ENDS[name]}" for answer in answers]
+
+
+def test_labels_are_the_ids_where_they_are_supervised(name, renderer):
+    rendered = renderer(name).sample(Conversation("a", TURNS))
+    assert all(label in (IGNORED, token) for token, label in zip(rendered.input_ids, rendered.labels, strict=True))
+
+
+def test_bos_stands_once_and_first(name, renderer, tokenizer):
+    ids = renderer(name).sample(Conversation("a", (SYSTEM, *TURNS))).input_ids
+    if name == "qwen_chat":  # Qwen has no BOS
+        assert tokenizer.bos_token_id not in ids
+    else:
+        assert [place for place, token in enumerate(ids) if token == tokenizer.bos_token_id] == [0]
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_prompt_is_how_its_sample_begins(name, start, renderer):
+    turns = (SYSTEM, *TURNS[start:])
+    sample = renderer(name).sample(Conversation("a", turns)).input_ids
+    for end, turn in enumerate(turns):
+        if turn.role == "assistant":
+            prompt = renderer(name).prompt(turns[:end])
+            assert sample[: len(prompt)] == prompt
+
+
+def test_what_is_supervised_follows_the_prompt(name, renderer):
+    rendered = renderer(name).sample(Conversation("a", TURNS[:2]))
+    prompt = renderer(name).prompt(TURNS[:1])
+    assert rendered.labels[: len(prompt)] == [IGNORED] * len(prompt)
+    assert rendered.labels[len(prompt)] != IGNORED
+
+
+def test_stop_words_end_an_answer(name, renderer, tokenizer):
+    assert tokenizer.convert_tokens_to_ids(ENDS[name]) in renderer(name).stop_ids()
+    assert tokenizer.eos_token_id in renderer(name).stop_ids()
+
+
+def test_stop_words_are_not_part_of_the_template():
+    template = parse_template("mine", '{# stop_words: ["<end>", "</s>"] #}\n{{ messages[0]["content"] }}')
+    assert template.stop_words == ("<end>", "</s>")
+    assert template.jinja == '{{ messages[0]["content"] }}'
+
+
+def test_an_unknown_name_gives_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean 'vicuna'"):
+        find_template("vicunna", None)
+
+
+def test_no_name_takes_the_tokenizers_own():
+    assert find_template(None, "{{ x }}").jinja == "{{ x }}"
+    with pytest.raises(RecipeError, match="has no chat template"):
+        find_template(None, None)
+
+
+def test_a_file_is_a_template(tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("{% generation %}x{% endgeneration %}")
+    assert find_template(str(file), None).marks_answers
+    with pytest.raises(UsageError, match="no file"):
+        find_template(str(tmp_path / "other.jinja"), None)

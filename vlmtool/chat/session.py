@@ -1,0 +1,66 @@
+"""A conversation in progress: its history, the images of the next question, and the cache of what was computed."""
+
+from collections.abc import Iterator
+
+from PIL import Image as PILImage
+
+from vlmtool.chat.generator import GenerationSettings, Generator, PromptCache, Request
+from vlmtool.data.conversation import Image, Message, assistant, user
+from vlmtool.utils.errors import UsageError
+
+
+class ChatSession:
+    """Turns of questions and answers; each turn computes only what it adds.
+
+    Args:
+        system: text that the conversation begins with; none unless given.
+    """
+
+    def __init__(
+        self, generator: Generator, settings: GenerationSettings | None = None, system: str | None = None
+    ) -> None:
+        self.generator = generator
+        self.settings = GenerationSettings() if settings is None else settings
+        self._system = (Message("system", (system,)),) if system else ()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the conversation and the images; the system text stays."""
+        self.messages: list[Message] = list(self._system)
+        self.cache = PromptCache()
+        self._pending: list[Image] = []
+
+    def add_image(self, source: str | PILImage.Image) -> None:
+        """Put an image into the next question, after those added before.
+
+        Raises:
+            UsageError: the model reads no images.
+            DataError: it is missing or broken; the conversation is as before.
+        """
+        if self.generator.transform is None:
+            raise UsageError(
+                "This model reads no images: it is a language model alone.\nName a folder: --llava FOLDER."
+            )
+        image = Image(source)
+        self.generator.transform.open(image)
+        self._pending.append(image)
+
+    def ask(self, text: str) -> Iterator[str]:
+        """The answer in pieces as they come.
+
+        An answer that is left before its end stays in the history as far as it came; one that had not begun, or
+        failed, leaves the conversation as it was.
+        """
+        pictures = [part for image in self._pending for part in (image, "\n")]
+        question = user(*pictures, text)
+        pieces: list[str] = []
+        is_complete = False
+        try:
+            for piece in self.generator.stream(Request((*self.messages, question)), self.settings, self.cache):
+                pieces.append(piece)
+                yield piece
+            is_complete = True
+        finally:
+            if is_complete or pieces:
+                self.messages += [question, assistant("".join(pieces))]
+                self._pending = []

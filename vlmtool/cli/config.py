@@ -1,0 +1,78 @@
+"""`vlmtool config list | show | copy`: the recipes that come with vlmtool, and one's own."""
+
+import pprint
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.utils.files import write_text
+from vlmtool.utils.terminal import clean
+
+
+def list_recipes(
+    pattern: Annotated[
+        str, typer.Option("--pattern", "-p", help="Only names that hold this text, or match it with * and ?.")
+    ] = "*",
+) -> None:
+    """List the recipes that come with vlmtool."""
+    from vlmtool.recipe.catalog import recipes
+
+    chosen = recipes(pattern)
+    if not chosen:
+        hint = did_you_mean(pattern, [entry.name for entry in recipes()])
+        raise UsageError(f"No recipe name matches '{pattern}'.{hint}\n`vlmtool config list` shows all of them.")
+    width = max(len(entry.name) for entry in chosen)
+    for entry in chosen:
+        print(clean(f"{entry.name:<{width}}  {entry.summary}".rstrip()))
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="Recipe name or file.")],
+    expanded: Annotated[
+        bool, typer.Option("--expanded", help="Show the mmengine arguments that the recipe becomes.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "--cfg-options", metavar="KEY=VALUE", help="Change a value; may be given several times."),
+    ] = None,
+) -> None:
+    """Print a recipe with its bases written out."""
+    if not expanded:
+        print(clean(_text(name, overrides or [])), end="")
+        return
+    from vlmtool.engine.expand import expand
+    from vlmtool.recipe.load import load_recipe, plain
+
+    arguments = plain(expand(load_recipe(name, overrides or [])))
+    print(clean(pprint.pformat(arguments, width=110, sort_dicts=False)))
+
+
+def copy(
+    name: Annotated[str, typer.Argument(help="Recipe name or file.")],
+    save_dir: Annotated[Path, typer.Argument(help="Folder that receives NAME_copy.py.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a copy that is there.")] = False,
+) -> None:
+    """Write a self-contained copy of a recipe, to be changed and trained from."""
+    text = _text(name, [])
+    target = save_dir / f"{_stem(name)}_copy.py"
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists and may hold changes of yours. Name another folder, or pass --force.")
+    try:
+        write_text(target, text)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror}. Name a folder that can hold files.") from error
+    print(target)
+
+
+def _text(name: str, overrides: list[str]) -> str:
+    """The recipe as one self-contained file."""
+    from vlmtool.recipe.load import load_recipe, recipe_text
+
+    return recipe_text(load_recipe(name, overrides), f"{_stem(name)}, with its bases written out.")
+
+
+def _stem(name: str) -> str:
+    """`my_recipe` for `my_recipe`, `my_recipe.py` and `folder/my_recipe.py`."""
+    return Path(name).name.removesuffix(".py")

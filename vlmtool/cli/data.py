@@ -1,0 +1,211 @@
+"""`vlmtool data check | preview`: what is wrong with the training data, and how the model sees it."""
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.utils.terminal import clean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.table import Table
+    from rich.text import Text
+    from transformers import PreTrainedTokenizerBase
+
+    from vlmtool.data.check import CheckReport
+    from vlmtool.data.conversation import Conversation
+    from vlmtool.data.preview import Preview
+    from vlmtool.data.templates.library import ChatTemplate
+    from vlmtool.recipe.schema import Recipe
+
+SHOWN = 10  # places listed of each kind without --all
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Recipe name or file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "--cfg-options", metavar="KEY=VALUE", help="Change a value; may be given several times."),
+]
+
+
+def check(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image whole, not only its header.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Look at the first N records of each file only.")
+    ] = None,
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"List every place, not only the first {SHOWN} of each kind.")
+    ] = False,
+) -> None:
+    """Read all training data and list what is wrong with it; exit code 1 where training would stop."""
+    from vlmtool.data.check import check_data
+    from vlmtool.data.image_transform import load_image_processor
+    from vlmtool.recipe.load import load_recipe
+    from vlmtool.utils.terminal import out
+
+    recipe = load_recipe(config, overrides or [])
+    data = recipe.data
+    tokenizer, template, encoder = _parts(recipe)
+    load_image_processor(encoder)  # one that cannot be loaded is found here, too
+    report = check_data(
+        [path for path in (data.path, data.val_path) if path], data.image_folder, tokenizer, template,
+        num_image_tokens(recipe, encoder), data.max_length, data.image_position, deep, limit,
+    )  # fmt: skip
+    console = out()
+    console.print(_summary(report, data.max_length))
+    if report.findings:
+        console.print(_table(report))
+        for line in _places(report, None if show_all else SHOWN):
+            console.print(line)
+    if not report.num_samples:
+        console.print("No sample is left to learn from.")
+    if report.has_errors:
+        raise typer.Exit(1)
+
+
+def preview(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="How many samples, from the first.")] = 3,
+    sample_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Only the sample of this id.")] = None,
+) -> None:
+    """Show samples as the model will see them; what it learns to say is coloured, or stands between « and »."""
+    from vlmtool.data.formats.llava import read_conversations
+    from vlmtool.data.image_transform import ImageTransform, load_image_processor
+    from vlmtool.data.preview import preview_sample
+    from vlmtool.data.render import Renderer
+    from vlmtool.recipe.load import load_recipe
+    from vlmtool.utils.terminal import out
+
+    recipe = load_recipe(config, overrides or [])
+    data = recipe.data
+    tokenizer, template, encoder = _parts(recipe)
+    transform = ImageTransform(
+        load_image_processor(encoder), num_image_tokens(recipe, encoder), data.pad_to_square, data.image_folder
+    )
+    renderer = Renderer(tokenizer, template, transform.num_tokens)
+    conversations = read_conversations(data.path, data.image_position)
+    chosen = list(islice(conversations, num)) if sample_id is None else _with_id(list(conversations), sample_id)
+    console = out()
+    for conversation in chosen:
+        shown = preview_sample(conversation, renderer, transform, data.max_length)
+        console.print(_sample_text(shown, coloured=console.is_terminal and not console.no_color))
+
+
+def _parts(recipe: "Recipe") -> "tuple[PreTrainedTokenizerBase, ChatTemplate, Path]":
+    """Tokenizer, chat template and the encoder's folder; no weights are loaded.
+
+    Raises:
+        RecipeError: the template does not mark the answers.
+    """
+    from vlmtool.data.templates.library import find_template
+    from vlmtool.data.tokenizer import load_tokenizer
+    from vlmtool.utils.errors import RecipeError
+    from vlmtool.utils.hub import local_folder
+
+    tokenizer = load_tokenizer(local_folder(recipe.llm.path, "llm.path"), recipe.runtime.trust_remote_code)
+    template = find_template(recipe.llm.template, tokenizer.chat_template)
+    if not template.marks_answers:
+        raise RecipeError(
+            "llm.template: the chat template does not mark the answers ({% generation %}), so nothing can be learned.\n"
+            "Name a shipped one (--set llm.template=vicuna) or add the marks to a .jinja file."
+        )
+    return tokenizer, template, local_folder(recipe.vision_encoder.path, "vision_encoder.path")
+
+
+def num_image_tokens(recipe: "Recipe", encoder: "Path") -> int:
+    """Tokens that an image takes in the prompt, from the configs alone: the parts are built without memory.
+
+    Raises:
+        CheckpointError: the encoder's config cannot be read.
+    """
+    import torch
+
+    from vlmtool.models.build import build_projector
+    from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
+    from vlmtool.utils.errors import CheckpointError
+
+    section, projector_section = recipe.vision_encoder, recipe.projector
+    try:
+        cls, config = vision_class(encoder), vision_config(encoder)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{encoder}: its config cannot be read: {str(error).splitlines()[0]}") from error
+    with torch.device("meta"):
+        vision = VisionEncoder(cls(config), section.select_layer, section.select_strategy)
+        # The number of tokens does not depend on the LLM's width, so its config is not needed.
+        projector = build_projector(
+            projector_section.type, vision.hidden_size, vision.hidden_size, projector_section.options, device="meta"
+        )
+    return projector.num_tokens(vision.num_patches)
+
+
+def _summary(report: "CheckReport", max_length: int) -> str:
+    shares = {"half": 0.5, "90 %": 0.9, "99 %": 0.99, "all": 1.0}
+    lengths = ", ".join(f"{name} {report.length_at(share)}" for name, share in shares.items())
+    return (
+        f"{report.num_records} records, {report.num_samples} usable samples, {report.num_images} images.\n"
+        f"Tokens a sample, images included, at most: {lengths} (data.max_length {max_length}).\n"
+        f"{report.num_tokens} tokens, {report.supervised_share:.1%} of them supervised."
+    )
+
+
+def _table(report: "CheckReport") -> "Table":
+    """A row for each kind of defect, worst first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from vlmtool.data.check import DEFECTS
+
+    table = Table("", "what", "count", "first", "how to fix it", title_justify="left")
+    table.columns[2].justify = "right"
+    for kind, findings in report.by_kind().items():
+        defect = DEFECTS[kind]
+        level = Text(defect.level, style="bold red" if defect.level == "error" else "yellow")
+        first = Text(clean(findings[0].sample_id or findings[0].origin))
+        table.add_row(level, Text(defect.title), str(len(findings)), first, Text(defect.remedy))
+    return table
+
+
+def _places(report: "CheckReport", limit: int | None) -> "list[Text]":
+    """A line for each place, under its kind; what `limit` leaves out is counted."""
+    from rich.text import Text
+
+    from vlmtool.data.check import DEFECTS
+
+    lines: list[Text] = []
+    for kind, findings in report.by_kind().items():
+        lines.append(Text(f"{DEFECTS[kind].level}: {DEFECTS[kind].title}", style="bold"))
+        for finding in findings[:limit]:
+            named = f" sample '{finding.sample_id}'" if finding.sample_id else ""
+            lines.append(Text("  " + clean(f"{finding.origin}:{named} {finding.detail}").replace("\n", " ")))
+        if limit is not None and len(findings) > limit:
+            lines.append(Text(f"  … and {len(findings) - limit} more; --all lists them."))
+    return lines
+
+
+def _with_id(conversations: "list[Conversation]", sample_id: str) -> "list[Conversation]":
+    chosen = [conversation for conversation in conversations if conversation.id == sample_id]
+    if not chosen:
+        hint = did_you_mean(sample_id, [conversation.id for conversation in conversations[:10_000]])
+        raise UsageError(f"--id {sample_id}: no record of data.path has this id.{hint}")
+    return chosen
+
+
+def _sample_text(sample: "Preview", coloured: bool) -> "Text":
+    """A heading with the counts, and the sample's text under it."""
+    from rich.text import Text
+
+    cut = f", {sample.num_cut} more cut by data.max_length" if sample.num_cut else ""
+    counts = f"{sample.num_tokens} tokens, {sample.num_supervised} supervised{cut}"
+    text = Text(clean(f"sample '{sample.id}' ({sample.origin}): {counts}") + "\n", style="bold" if coloured else "")
+    body = Text()
+    styles = {"prompt": "", "answer": "bold green", "image": "cyan"}
+    for piece in sample.pieces:
+        shown = clean(piece.text)
+        marked = f"«{shown}»" if piece.kind == "answer" and not coloured else shown
+        body.append(marked, style=styles[piece.kind] if coloured else "")
+    return Text.assemble(text, body, "\n")

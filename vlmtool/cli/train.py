@@ -1,0 +1,43 @@
+"""`vlmtool train`: train a recipe."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlmtool.utils.errors import UsageError
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")],
+    work_dir: Annotated[Path | None, typer.Option(help="Where to write; ./work_dirs/CONFIG unless given.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")] = None,
+    cfg_options: Annotated[list[str] | None, typer.Option(hidden=True, help="XTuner's name of --set.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the work dir.")] = False,
+    resume_from: Annotated[Path | None, typer.Option(help="Go on from this checkpoint.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Takes the place of runtime.seed.")] = None,
+    launcher: Annotated[str, typer.Option(help="none, or pytorch under torchrun.")] = "none",
+) -> None:
+    """Train a recipe. NPROC_PER_NODE=8 in front starts eight processes."""
+    if resume_from is not None and not resume_from.is_file():
+        raise UsageError(f"--resume-from: there is no file '{resume_from}'.\nRun folders hold iter_N.pth.")
+    if launcher not in ("none", "pytorch"):
+        raise UsageError(f"--launcher {launcher}: not known.\nGive none or pytorch.")
+    overrides = [*(set_ or []), *(cfg_options or [])]
+    if seed is not None:
+        overrides.append(f"runtime.seed={seed}")
+
+    from vlmtool.engine.launch import launch_settings, run_processes
+    from vlmtool.recipe.load import load_recipe
+
+    launch = launch_settings(os.environ)
+    if launch is not None:
+        load_recipe(config, overrides)  # a typo is told once, before the processes start
+        run_processes(launch, sys.argv[1:])
+        return
+
+    from vlmtool.engine.train import train as run
+
+    run(config, overrides, work_dir, resume, resume_from, "pytorch" if "LOCAL_RANK" in os.environ else launcher)

@@ -1,0 +1,3 @@
+from vlmtool.models.projectors.mlp import MLPProjector
+
+projector = dict(type=MLPProjector, depth=2)

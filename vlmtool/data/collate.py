@@ -1,0 +1,62 @@
+"""From samples to a padded batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vlmtool.data.dataset import Sample, assert_trainable
+from vlmtool.data.render import IGNORED
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded on the right: `input_ids` and `labels` (B, T), `pixel_values` (I, 3, H, W) in reading order or None."""
+
+    ids: tuple[str, ...]
+    input_ids: Tensor
+    labels: Tensor
+    pixel_values: Tensor | None
+    num_tokens: int
+    """Tokens of the samples, padding not counted."""
+
+    @property
+    def num_supervised(self) -> int:
+        """Number of tokens that make the loss."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device."""
+        pixels = self.pixel_values.to(device, non_blocking=True) if self.pixel_values is not None else None
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            pixel_values=pixels,
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; called by the data loader."""
+        pixels = self.pixel_values.pin_memory() if self.pixel_values is not None else None
+        return replace(
+            self, input_ids=self.input_ids.pin_memory(), labels=self.labels.pin_memory(), pixel_values=pixels
+        )
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads samples to a batch and refuses one that would train on nothing or on image tokens."""
+
+    pad_token_id: int
+    image_token_id: int
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        input_ids = pad_sequence([s.input_ids for s in samples], batch_first=True, padding_value=self.pad_token_id)
+        labels = pad_sequence([s.labels for s in samples], batch_first=True, padding_value=IGNORED)
+        pixels = [s.pixel_values for s in samples if s.pixel_values is not None]
+        ids = tuple(s.id for s in samples)
+        assert_trainable(labels, input_ids, self.image_token_id, ids)
+        num_tokens = sum(len(s.input_ids) for s in samples)
+        return Batch(ids, input_ids, labels, torch.cat(pixels) if pixels else None, num_tokens)

@@ -1,0 +1,163 @@
+"""LLaVA records: {id, image, conversations: [{from, value}]}, in a JSON array or JSON Lines.
+
+Source: https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from vlmtool.data.conversation import Content, Conversation, Image, Message, Role
+from vlmtool.data.tokenizer import IMAGE_TAG
+from vlmtool.utils.errors import DataError, UsageError
+
+ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, no tokenizer can read it
+Defect = Literal["form", "tags", "outside"]
+
+
+class RecordError(DataError):
+    """A record that cannot be used.
+
+    Args:
+        kind: a field of the wrong form, tags that do not match the images, or an image outside the image folder.
+    """
+
+    def __init__(self, message: str, kind: Defect = "form") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def read_conversations(path: str | Path, image_position: str = "as_written") -> Iterator[Conversation]:
+    """Conversations of a file, checked one by one.
+
+    Args:
+        image_position: "front" moves the tags to the front of their turn.
+
+    Raises:
+        UsageError: there is no such file. DataError: it is no JSON, or a record is not as it should be.
+    """
+    for origin, number, record in read_records(Path(path)):
+        yield parse_record(record, origin, str(number), image_position)
+
+
+def read_records(path: Path, broken: Callable[[str, DataError], None] | None = None) -> Iterator[tuple[str, int, Any]]:
+    """(`file:place`, number from 1, record); a JSON array or one record a line, told apart by the first character.
+
+    Args:
+        broken: gets the place and the error of each line that is no JSON, which is then left out; without it the first
+            such line raises.
+
+    Raises:
+        UsageError: there is no such file. DataError: it is no JSON.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no data file '{path}'.\nPoint to it: --set data.path=FILE (or data.val_path).")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}.\nConvert the file to UTF-8.") from error
+    if text.lstrip()[:1] == "[":
+        for number, record in enumerate(_array(text, path), 1):
+            yield f"{path}: record {number}", number, record
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            defect = DataError(f"{path}:{number}: not valid JSON: {error}\nEach line holds one record.")
+            if broken is None:
+                raise defect from error
+            broken(f"{path}:{number}", defect)
+        else:
+            yield f"{path}:{number}", number, record
+
+
+def _array(text: str, path: Path) -> list[Any]:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}\nWas the file cut while it was copied?") from error
+
+
+def parse_record(record: Any, origin: str, default_id: str, image_position: str = "as_written") -> Conversation:
+    """One record as a conversation.
+
+    Raises:
+        RecordError: a field is missing or of the wrong kind; tags and images do not match; a path leaves the folder.
+    """
+    if not isinstance(record, dict):
+        raise RecordError(f"{origin}: a record is an object {{id, image, conversations}}, not {type(record).__name__}.")
+    sample_id = record_id(record, default_id)
+    where = f"{origin}: sample '{sample_id}'"
+    images = _image_paths(record.get("image"), where)
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise RecordError(f"{where}: 'conversations' must be a list of {{from, value}} with at least one turn.")
+    left = list(images)
+    messages = [_message(turn, left, where, image_position) for turn in turns]
+    without_image = sum(message.content.count(IMAGE_TAG) for message in messages if message.role == "user")
+    tags = len(images) - len(left) + without_image
+    if tags != len(images):
+        raise RecordError(
+            f"{where} has {tags} {IMAGE_TAG} tags but {len(images)} images.\n"
+            "Add the image or drop the tag; `vlmtool data check` lists every such sample.",
+            "tags",
+        )
+    return Conversation(sample_id, tuple(messages), origin)
+
+
+def record_id(record: Any, default_id: str) -> str:
+    """The id that a record gives itself, a text or a number; else `default_id`."""
+    value = record.get("id") if isinstance(record, dict) else None
+    return str(value) if isinstance(value, str | int | float) else default_id
+
+
+def _image_paths(value: Any, where: str) -> list[str]:
+    """Checked image paths of a record; an absent, null or empty field is no image."""
+    paths = [] if value in (None, "", []) else value if isinstance(value, list) else [value]
+    for path in paths:
+        if not isinstance(path, str):
+            raise RecordError(f"{where}: 'image' must be a path or a list of paths, not {path!r}.")
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise RecordError(
+                f"{where}: image path '{path}' is absolute or leaves the image folder.\n"
+                "Paths are relative to data.image_folder.",
+                "outside",
+            )
+    return paths
+
+
+def _message(turn: Any, images: list[str], where: str, image_position: str) -> Message:
+    """One turn; takes the images for its tags from the front of `images`."""
+    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+        raise RecordError(f"{where}: a turn is {{from, value}} with text as value, not {str(turn)[:80]}.")
+    speaker = turn.get("from")
+    role = ROLES.get(speaker) if isinstance(speaker, str) else None
+    if role is None:
+        raise RecordError(f"{where}: a turn is from 'human', 'gpt' or 'system', not {speaker!r}.")
+    text = turn["value"]
+    if not text.isascii() and _LONE_SURROGATE.search(text):
+        raise RecordError(f"{where}: a turn holds half a character (a lone surrogate such as \\ud800).")
+    if role != "user":
+        return Message(role, (text,))
+    if image_position == "front" and IMAGE_TAG in text:
+        text = f"{IMAGE_TAG}\n" * text.count(IMAGE_TAG) + text.replace(IMAGE_TAG, "").strip()
+        text = text.strip()  # a turn of nothing but its tag has no line end after it
+    return Message(role, split_content(text, images))
+
+
+def split_content(text: str, images: list[str]) -> Content:
+    """Text and images in reading order; each tag takes the first of `images`, and stays text when none is left."""
+    parts: list[str | Image] = []
+    for number, piece in enumerate(text.split(IMAGE_TAG)):
+        if number:
+            parts.append(Image(images.pop(0)) if images else IMAGE_TAG)
+        if piece:
+            parts.append(piece)
+    return tuple(parts)

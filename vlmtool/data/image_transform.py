@@ -1,0 +1,139 @@
+"""From a picture to pixel values, as the encoder's own image processor makes them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageFile, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from transformers import AutoImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor
+
+from vlmtool.data.conversation import Image
+from vlmtool.utils.errors import CheckpointError, DataError
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # a cut JPEG is an error, not a grey picture
+
+
+class ImageTransform:
+    """Decode, turn upright, pad if asked, and preprocess.
+
+    Args:
+        processor: of the encoder.
+        num_tokens: image tokens that an image takes in the prompt, the same for every image here.
+        pad_to_square: put the picture in the middle of a square of the processor's mean colour, as LLaVA-1.5 does.
+        image_folder: where relative paths are looked up.
+    """
+
+    def __init__(
+        self,
+        processor: BaseImageProcessor,
+        num_tokens: int,
+        pad_to_square: bool = False,
+        image_folder: str | Path = ".",
+    ) -> None:
+        self.processor = processor
+        self.tokens_per_image = num_tokens
+        self.pad_to_square = pad_to_square
+        self.image_folder = Path(image_folder)
+
+    def num_tokens(self, image: Image) -> int:
+        """Image tokens of `image` in the prompt; nothing is opened."""
+        return self.tokens_per_image
+
+    def __call__(self, images: Sequence[Image]) -> Tensor:
+        """Pixel values (I, 3, H, W) of one or more images."""
+        pictures = [self.open(image) for image in images]
+        if self.pad_to_square:
+            pictures = [square(picture, self.background()) for picture in pictures]
+        return self.processor(pictures, return_tensors="pt")["pixel_values"]
+
+    def open(self, image: Image) -> PILImage.Image:
+        """The picture, upright and in RGB.
+
+        Raises:
+            DataError: it is missing or broken.
+        """
+        if isinstance(image.source, PILImage.Image):
+            try:
+                return to_rgb(image.source)
+            except ValueError as error:
+                raise DataError(f"The picture cannot be used: {error}.") from error
+        return open_picture(self.image_folder / image.source)
+
+    def background(self) -> tuple[int, ...]:
+        """The processor's mean colour, 0 to 255."""
+        return tuple(int(mean * 255) for mean in self.processor.image_mean)
+
+
+def open_picture(path: Path) -> PILImage.Image:
+    """A picture file, upright and in RGB.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    with _readable(path) as picture:
+        return to_rgb(ImageOps.exif_transpose(picture))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height as the file's header gives them, before it is turned upright; nothing is decoded.
+
+    Raises:
+        DataError: it is missing, or its header is broken.
+    """
+    with _readable(path) as picture:
+        return picture.size
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[PILImage.Image]:
+    """The opened file; what goes wrong while it is open is about the file."""
+    try:
+        with PILImage.open(path) as picture:
+            yield picture
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such image.\nCheck data.image_folder and the records' paths.") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+        raise DataError(f"{path}: the image cannot be read: {error}\nReplace the file or drop its records.") from error
+
+
+def to_rgb(picture: PILImage.Image) -> PILImage.Image:
+    """The picture in RGB, 8 bits a channel. Transparency is dropped, as LLaVA does.
+
+    Raises:
+        ValueError: its white is unknown (32-bit pixels).
+    """
+    if picture.mode.startswith("I;16"):  # convert() would clip at 255: nearly every pixel white
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return PILImage.fromarray(grey).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError("it has 32-bit pixels, whose white is unknown: save it with 8 or 16 bits")
+    return picture.convert("RGB")
+
+
+def square(picture: PILImage.Image, background: tuple[int, ...]) -> PILImage.Image:
+    """The picture in the middle of a square with the length of its longer side."""
+    side = max(picture.size)
+    if picture.size == (side, side):
+        return picture
+    canvas = PILImage.new("RGB", (side, side), background)
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return canvas
+
+
+def load_image_processor(path: Path) -> BaseImageProcessor:
+    """The image processor of an encoder's folder, in its PIL form.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(path, backend="pil")
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{path}: its image processor cannot be loaded: {reason}\nIs preprocessor_config.json there?"
+        ) from error

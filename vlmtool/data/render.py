@@ -1,0 +1,181 @@
+"""From a conversation to token ids and labels, through the chat template; the same for training and for prompts."""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from vlmtool.data.conversation import Conversation, Image, Message
+from vlmtool.data.templates.library import ChatTemplate
+from vlmtool.data.tokenizer import IMAGE_TAG, image_token_id
+from vlmtool.utils.errors import DataError
+
+IGNORED = -100  # label of a token that is not supervised, as in Hugging Face
+# Stands for a tag that is plain text (in an answer) while the template is rendered; no text of users holds it.
+_LITERAL = "\ue0f1"
+_PIECE = re.compile(f"{_LITERAL}|[^{_LITERAL}]+")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Token ids with each image expanded to its image tokens, and labels (-100: not supervised), both of length T."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def num_supervised(self) -> int:
+        """Number of tokens that make the loss; the first token predicts nothing from before it."""
+        targets = self.labels[1:]
+        return len(targets) - targets.count(IGNORED)
+
+
+@dataclass
+class _Encoded:
+    """Token ids of a text and the characters each was made from; both lists of places rise."""
+
+    ids: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def add(self, ids: list[int], offsets: Sequence[Span], shift: int) -> None:
+        """Append the tokens of a piece of text that begins at character `shift`."""
+        self.ids += ids
+        # A byte-level tokenizer that trims offsets gives a token of spaces no width: it stands before where it ends.
+        self.starts += [shift + (start if start < end else max(end - 1, 0)) for start, end in offsets]
+        self.ends += [shift + end for _, end in offsets]
+
+    def straddles(self, place: int) -> bool:
+        """A token holds characters from both sides of `place`."""
+        before = bisect_left(self.starts, place) - 1
+        return before >= 0 and self.ends[before] > place
+
+
+class Renderer:
+    """Renders messages with one template and one tokenizer.
+
+    Args:
+        tokenizer: with the image tag as a token (`load_tokenizer`).
+        template: with marked assistant spans where samples are rendered.
+        num_image_tokens: how many image tokens an image takes; asked once per image, before it is decoded.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, num_image_tokens: Callable[[Image], int]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.num_image_tokens = num_image_tokens
+        self.image_token_id = image_token_id(tokenizer)
+        self._marks_answers = template.marks_answers
+        self._literal_ids = tokenizer.encode(IMAGE_TAG, add_special_tokens=False, split_special_tokens=True)
+
+    def sample(self, conversation: Conversation) -> Rendered:
+        """Token ids and labels of a training sample; only the assistant's answers, with their end, are supervised.
+
+        Raises:
+            DataError: a template without marks, or tags and images that do not match; the sample's id is named.
+        """
+        if not self._marks_answers:
+            raise DataError(
+                "The chat template does not mark the answers ({% generation %}), so nothing can be learned.\n"
+                "Name a marked one in llm.template: a shipped name or a .jinja file."
+            )
+        text, spans = self._render_text(conversation.messages, False, conversation.id)
+        encoded = self._encode(text, spans)
+        labels = [IGNORED] * len(encoded.ids)
+        for start, end in spans:
+            first, stop = bisect_right(encoded.ends, start), bisect_left(encoded.starts, end)
+            labels[first:stop] = encoded.ids[first:stop]
+        return self._expand(encoded.ids, labels, conversation.images, conversation.id)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt, up to where the assistant begins to answer."""
+        text, spans = self._render_text(messages, True, "prompt")
+        tokens = self._encode(text, spans).ids
+        images = [image for message in messages for image in message.images]
+        return self._expand(tokens, [IGNORED] * len(tokens), images, "prompt").input_ids
+
+    def stop_ids(self) -> list[int]:
+        """Ids at which an answer ends: EOS and those stop words of the template that are one token."""
+        ids = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
+        for word in self.template.stop_words:
+            tokens = self.tokenizer.encode(word, add_special_tokens=False)
+            if len(tokens) == 1:
+                ids.append(tokens[0])
+        return sorted(set(ids))
+
+    def _render_text(
+        self, messages: Sequence[Message], add_generation_prompt: bool, sample_id: str
+    ) -> tuple[str, list[Span]]:
+        """The prompt as text, image tags in it, and the character spans of the assistant's answers."""
+        turns = [{"role": message.role, "content": _as_text(message)} for message in messages]
+        special: dict[str, Any] = self.tokenizer.special_tokens_map
+        try:
+            texts, spans = render_jinja_template(
+                [turns],
+                chat_template=self.template.jinja,
+                return_assistant_tokens_mask=self._marks_answers,
+                add_generation_prompt=add_generation_prompt,
+                **{"bos_token": "", "eos_token": "", **special},
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"sample '{sample_id}': the chat template does not take it: {error}\n"
+                "Mend the record, or name another template in llm.template."
+            ) from error
+        return texts[0], [tuple(span) for span in spans[0]] if spans else []
+
+    def _encode(self, text: str, spans: Sequence[Span]) -> _Encoded:
+        """Tokens of `text`, none of which holds characters from both inside and outside an answer.
+
+        Where the tokenizer would join the two, as in "\\n" + "\\nYes", the text is encoded in two pieces: a prompt ends
+        there too, and its ids must be the first ids of the sample.
+        """
+        encoded = self._encode_pieces(text, [])
+        cuts = [edge for span in spans for edge in span if encoded.straddles(edge)]
+        return self._encode_pieces(text, cuts) if cuts else encoded
+
+    def _encode_pieces(self, text: str, cuts: Sequence[int]) -> _Encoded:
+        """Tokens of `text`, cut at characters `cuts`. A literal tag is encoded as the text it is."""
+        encoded = _Encoded()
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            for piece in _PIECE.finditer(text, start, end):
+                if piece.group() == _LITERAL:
+                    encoded.add(self._literal_ids, [(0, 1)] * len(self._literal_ids), piece.start())
+                    continue
+                result = self.tokenizer(piece.group(), add_special_tokens=False, return_offsets_mapping=True)
+                encoded.add(result["input_ids"], result["offset_mapping"], piece.start())
+        return encoded
+
+    def _expand(self, tokens: list[int], labels: list[int], images: list[Image], sample_id: str) -> Rendered:
+        """Each image token repeated to the number of tokens its image takes."""
+        if (tags := tokens.count(self.image_token_id)) != len(images):
+            raise DataError(
+                f"sample '{sample_id}': {tags} image tokens in the rendered prompt, but {len(images)} images.\n"
+                "Does the chat template print every turn once, and no tag of its own?"
+            )
+        input_ids: list[int] = []
+        expanded: list[int] = []
+        position = 0
+        for image in images:
+            place, count = tokens.index(self.image_token_id, position), self.num_image_tokens(image)
+            input_ids += tokens[position:place] + [self.image_token_id] * count
+            expanded += labels[position:place] + [labels[place]] * count
+            position = place + 1
+        return Rendered(input_ids + tokens[position:], expanded + labels[position:])
+
+
+def _as_text(message: Message) -> str:
+    """Content as the template sees it: media as their tag, tags that are text as a mark that no text holds."""
+    return "".join(
+        IMAGE_TAG if isinstance(part, Image) else part.replace(_LITERAL, "").replace(IMAGE_TAG, _LITERAL)
+        for part in message.content
+    )

@@ -1,0 +1,91 @@
+"""Which samples make which step: a pure function of seed, step, rank and micro-batch; resuming needs no replay."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import Sampler
+
+WINDOW = 50  # steps whose samples are sorted by length together: enough for even batches, little enough to stay random
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How the samples of a step are shared out.
+
+    Epochs follow one another as one stream without gaps, and step k takes its samples k*G … (k+1)*G, where
+    G = batch_size * accumulation * world_size. So nothing is dropped, and the same G gives the same steps.
+
+    Args:
+        lengths: tokens per sample; only read where `by_length`.
+    """
+
+    num_samples: int
+    batch_size: int
+    accumulation: int
+    world_size: int
+    seed: int
+    lengths: tuple[int, ...] = ()
+    by_length: bool = False
+    _orders: dict[int, list[int]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def step_size(self) -> int:
+        """G, samples per optimiser step over all ranks."""
+        return self.batch_size * self.accumulation * self.world_size
+
+    def steps(self, epochs: float) -> int:
+        """Optimiser steps that see every sample `epochs` times; the last one may begin another epoch."""
+        return max(1, -(-int(round(self.num_samples * epochs)) // self.step_size))
+
+    def micro_batch(self, step: int, rank: int, number: int) -> list[int]:
+        """Dataset indices of one micro-batch."""
+        first = step * self.step_size + (number * self.world_size + rank) * self.batch_size
+        return [self._at(position) for position in range(first, first + self.batch_size)]
+
+    def _at(self, position: int) -> int:
+        epoch, place = divmod(position, self.num_samples)
+        if epoch not in self._orders:
+            self._orders.pop(epoch - 2, None)  # a step spans this epoch and the one before at most
+            self._orders[epoch] = epoch_order(self, epoch)
+        return self._orders[epoch][place]
+
+
+def epoch_order(plan: StepPlan, epoch: int) -> list[int]:
+    """Order of the samples in one epoch, a function of the seed alone."""
+    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + epoch)
+    order = torch.randperm(plan.num_samples, generator=generator).tolist()
+    if not plan.by_length:
+        return order
+    begun = -epoch * plan.num_samples % plan.step_size  # samples that complete the step begun by the epoch before
+    return order[:begun] + _group_by_length(order[begun:], plan.lengths, plan.step_size, generator)
+
+
+def _group_by_length(order: list[int], lengths: Sequence[int], step_size: int, generator: torch.Generator) -> list[int]:
+    """Sort by length within windows of steps, then shuffle the steps: like lengths together, order still random.
+
+    The step that is not full stays last, so that every other one is a group of its own.
+    """
+    window = step_size * WINDOW
+    steps: list[list[int]] = []
+    full = len(order) // step_size * step_size
+    for start in range(0, full, window):
+        grouped = sorted(order[start : min(start + window, full)], key=lambda i: -lengths[i])
+        steps += [grouped[i : i + step_size] for i in range(0, len(grouped), step_size)]
+    shuffled = torch.randperm(len(steps), generator=generator).tolist()
+    return [index for step in shuffled for index in steps[step]] + order[full:]
+
+
+class StepSampler(Sampler[list[int]]):
+    """Micro-batches of one rank from `first_step` to `last_step`, for a DataLoader's `batch_sampler`."""
+
+    def __init__(self, plan: StepPlan, rank: int, first_step: int, last_step: int) -> None:
+        self.plan, self.rank, self.first_step, self.last_step = plan, rank, first_step, last_step
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.plan.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.last_step):
+            for number in range(self.plan.accumulation):
+                yield self.plan.micro_batch(step, self.rank, number)

@@ -1,0 +1,1 @@
+"""Chat templates: one jinja file each, named as XTuner names them. `library.py` finds and reads them."""

@@ -1,0 +1,64 @@
+"""Find a chat template by name, by file, or in a tokenizer."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmtool.utils.errors import RecipeError, UsageError, did_you_mean
+
+FOLDER = Path(__file__).resolve().parent
+_STOP_WORDS = re.compile(r"\{#-?\s*stop_words:\s*(\[.*?\])\s*-?#\}\s*")
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A jinja chat template with marked assistant spans, and the words at which an answer ends besides EOS."""
+
+    name: str | None
+    jinja: str
+    stop_words: tuple[str, ...] = ()
+
+    @property
+    def marks_answers(self) -> bool:
+        """The template has `{% generation %}` marks, which training needs."""
+        return bool(_GENERATION.search(self.jinja))
+
+
+def template_names() -> list[str]:
+    """Names of the shipped templates, sorted."""
+    return sorted(file.stem for file in FOLDER.glob("*.jinja"))
+
+
+def find_template(name: str | None, tokenizer_template: str | None) -> ChatTemplate:
+    """The template called `name` (shipped, or a .jinja file); None takes the tokenizer's own.
+
+    Raises:
+        UsageError: no such template. RecipeError: None was asked and the tokenizer has none.
+    """
+    if name is None:
+        if not tokenizer_template:
+            raise RecipeError(
+                "llm.template: the tokenizer has no chat template of its own.\n"
+                f"Name one: {', '.join(template_names())}, or a .jinja file."
+            )
+        return ChatTemplate(None, tokenizer_template)
+    path = Path(name)
+    if path.suffix == ".jinja":
+        if not path.is_file():
+            raise UsageError(f"llm.template: there is no file '{name}'.")
+        return parse_template(path.stem, path.read_text(encoding="utf-8"))
+    if name not in template_names():
+        raise UsageError(
+            f"llm.template: there is no template '{name}'.{did_you_mean(name, template_names())}\n"
+            f"Shipped: {', '.join(template_names())}; a .jinja file works too."
+        )
+    return parse_template(name, (FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
+
+
+def parse_template(name: str, text: str) -> ChatTemplate:
+    """A template from a file's text; its first line may be `{# stop_words: ["<eoa>"] #}`."""
+    match = _STOP_WORDS.match(text)
+    stop_words = tuple(json.loads(match.group(1))) if match else ()
+    return ChatTemplate(name, text[match.end() :] if match else text, stop_words)

@@ -1,0 +1,35 @@
+"""The LLM's tokenizer with the image tag as one token."""
+
+from pathlib import Path
+
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from vlmtool.utils.errors import CheckpointError
+
+IMAGE_TAG = "<image>"
+
+
+def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, with `<image>` as one special token.
+
+    The token's id may lie outside the LLM's vocabulary: it never reaches the embedding table, because image
+    embeddings stand in its place. So the LLM's weights stay as they are.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or it gives no character offsets (needed to mark answers).
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {reason}\nIs tokenizer.json there?") from error
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"{path}: its tokenizer has no fast (tokenizers) form, which vlmtool needs.")
+    tokenizer.add_tokens([AddedToken(IMAGE_TAG, normalized=False, special=True)], special_tokens=True)
+    return tokenizer
+
+
+def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the image tag."""
+    return tokenizer.convert_tokens_to_ids(IMAGE_TAG)

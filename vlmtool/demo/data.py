@@ -1,0 +1,109 @@
+"""The demo's files: pictures, LLaVA records of both stages, and a test in MMBench's format with its control files."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vlmtool.demo import texts
+from vlmtool.demo.benchmark_files import write_benchmark_files
+from vlmtool.demo.drawing import draw, encode_jpeg
+from vlmtool.demo.scenes import DIGIT_SHARE, Scene, sample_scene
+
+NUM_SCENES = 5000  # training pictures; the projector's stage sees the first `NUM_CAPTIONED` of them
+NUM_CAPTIONED = 3000
+QUESTIONS_PER_SCENE = 3
+NUM_VALIDATION_SCENES = 100
+CHOICE_SHARE = 0.75  # of the questions in finetune.json are multiple choice; the others are free
+Record = dict[str, object]
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """Where `make_data` put everything."""
+
+    image_folder: Path
+    pretrain: Path
+    finetune: Path
+    val: Path
+    mmbench: Path
+    mmbench_blank: Path
+    mmbench_shuffled: Path
+    pairs: Path
+
+
+def data_paths(out_dir: Path) -> DemoData:
+    """The files that `make_data` writes into a folder."""
+    return DemoData(
+        image_folder=out_dir / "images",
+        pretrain=out_dir / "pretrain.json",
+        finetune=out_dir / "finetune.json",
+        val=out_dir / "val.json",
+        mmbench=out_dir / "mmbench.tsv",
+        mmbench_blank=out_dir / "mmbench_blank.tsv",
+        mmbench_shuffled=out_dir / "mmbench_shuffled.tsv",
+        pairs=out_dir / "pairs.tsv",
+    )
+
+
+def make_data(out_dir: str | Path, seed: int) -> DemoData:
+    """Write the demo's data. The seed changes what is trained on; the test stays the same, so that seeds compare."""
+    paths = data_paths(Path(out_dir))
+    paths.image_folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, 0])
+    scenes = _draw_scenes(paths.image_folder, "train", NUM_SCENES, rng)
+    unseen = _draw_scenes(paths.image_folder, "val", NUM_VALIDATION_SCENES, rng)
+    _write_json(paths.pretrain, [_caption_record(name, scene, rng) for name, scene in scenes[:NUM_CAPTIONED]])
+    _write_json(paths.finetune, _question_records(scenes, rng))
+    _write_json(paths.val, _question_records(unseen, rng))
+    write_benchmark_files(paths.mmbench, paths.mmbench_blank, paths.mmbench_shuffled, paths.pairs)
+    return paths
+
+
+def _draw_scenes(folder: Path, prefix: str, count: int, rng: np.random.Generator) -> list[tuple[str, Scene]]:
+    """Draw training scenes into JPEG files; each file's name with its scene."""
+    scenes = []
+    for number in range(count):
+        scene = sample_scene(rng, held_out=False, digit_share=DIGIT_SHARE)
+        name = f"{prefix}_{number:05d}.jpg"
+        (folder / name).write_bytes(encode_jpeg(draw(scene, rng)))
+        scenes.append((name, scene))
+    return scenes
+
+
+def _record(identifier: str, image: str, question: str, answer: str) -> Record:
+    """One sample in LLaVA's form, the image in front of the question."""
+    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+    return {"id": identifier, "image": image, "conversations": turns}
+
+
+def _caption_record(name: str, scene: Scene, rng: np.random.Generator) -> Record:
+    return _record(f"caption_{Path(name).stem}", name, str(rng.choice(texts.DESCRIBE)), texts.caption(scene))
+
+
+def _question_records(scenes: Sequence[tuple[str, Scene]], rng: np.random.Generator) -> list[Record]:
+    """`QUESTIONS_PER_SCENE` questions on each scene, multiple choice or free, about different attributes."""
+    records = []
+    for name, scene in scenes:
+        for number, attribute in enumerate(_attributes_to_ask(scene, rng)):
+            if rng.random() < CHOICE_SHARE:
+                choice = texts.sample_choice(scene, attribute, int(rng.choice([3, 4, 4, 4])), rng)
+                question, answer = texts.choice_prompt(choice.question, choice.options), choice.letter
+            else:
+                question = texts.free_question(attribute, rng)
+                answer = texts.answer_sentence(scene.value(attribute))
+            records.append(_record(f"{Path(name).stem}_{number}", name, question, answer))
+    return [records[i] for i in rng.permutation(len(records))]
+
+
+def _attributes_to_ask(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """Different attributes of a scene, its digit always among them."""
+    asked = [str(a) for a in rng.permutation([a for a in texts.asked_attributes(scene) if a != "digit"])]
+    digits = ["digit"] if scene.digit else []
+    return (digits + asked)[:QUESTIONS_PER_SCENE]
+
+
+def _write_json(path: Path, records: list[Record]) -> None:
+    path.write_text(json.dumps(records, indent=1))

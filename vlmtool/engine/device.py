@@ -1,0 +1,44 @@
+"""Which device and number types a process uses."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from vlmtool.utils.errors import UsageError
+
+
+def pick_device() -> torch.device:
+    """This rank's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def start_process_group(launcher: str, device: torch.device) -> None:
+    """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that."""
+    if launcher == "none" or dist.is_initialized():
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type for a recipe's `runtime.dtype`; None computes in the weights' own type, float32.
+
+    Raises:
+        UsageError: the device cannot.
+    """
+    if name == "auto":
+        if device.type == "cpu":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name == "float16" and device.type == "cpu":
+        raise UsageError("runtime.dtype = 'float16' needs a GPU.\nUse 'bfloat16' or 'float32' on a CPU.")
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def weight_dtype(device: torch.device) -> torch.dtype | str:
+    """Type of frozen weights: the checkpoint's on a GPU, float32 on a CPU."""
+    return torch.float32 if device.type == "cpu" else "auto"

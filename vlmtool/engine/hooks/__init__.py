@@ -1,0 +1,1 @@
+"""What happens beside the steps: checkpoints, progress, validation, sample answers."""

@@ -1,0 +1,110 @@
+"""Loss, rate and time left: a bar on a terminal, plain lines elsewhere; every step to JSON Lines and TensorBoard."""
+
+import json
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmengine.hooks import Hook
+from rich.progress import Progress, TaskID, TextColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from vlmtool.engine.loop import StepResult
+from vlmtool.utils.distributed import is_main
+from vlmtool.utils.terminal import err, progress
+
+LOG_FILE = "train_log.jsonl"
+
+
+class ProgressHook(Hook):
+    """Tells how the run goes.
+
+    Args:
+        every: steps between plain lines.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._log: TextIO | None = None
+        self._board: SummaryWriter | None = None
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._recent: deque[StepResult] = deque(maxlen=max(every, 20))
+        self._start = (0.0, 0)
+
+    def before_train(self, runner: Any) -> None:
+        """Open the log and the bar; a resumed run appends, later lines of a step supersede earlier ones."""
+        self._start = (time.monotonic(), runner.iter)
+        if not is_main():
+            return
+        folder = Path(runner.work_dir)
+        self._log = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=runner.iter)
+        if sys.stderr.isatty():
+            self._bar = progress(TextColumn("{task.fields[status]}"))
+            self._bar.start()
+            self._task = self._bar.add_task("Training", total=runner.max_iters, completed=runner.iter, status="")
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write the step down."""
+        if not is_main():
+            return
+        result: StepResult = outputs
+        self._recent.append(result)
+        row = self._row(runner, result)
+        self._write(row)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=runner.iter, status=_short(row))
+        elif runner.iter % self.every == 0 or runner.iter == runner.max_iters:
+            err().print(f"step {runner.iter}/{runner.max_iters}  {_short(row)}  {self._time_left(runner)} left")
+
+    def after_train(self, runner: Any) -> None:
+        """Close what was opened."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._log is not None:
+            self._log.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _row(self, runner: Any, result: StepResult) -> dict[str, Any]:
+        seconds = sum(r.seconds for r in self._recent)
+        rates = {group["name"]: group["lr"] for group in runner.optim_wrapper.optimizer.param_groups}
+        norm = runner.message_hub.log_scalars.get("train/grad_norm")
+        return {
+            "step": runner.iter,
+            "loss": result.loss,
+            "lr": rates,
+            "grad_norm": norm.current() if norm is not None else None,
+            "num_supervised": result.num_supervised,
+            "num_tokens": result.num_tokens,
+            "samples_per_s": sum(r.num_samples for r in self._recent) / seconds,
+            "tokens_per_s": sum(r.num_tokens for r in self._recent) / seconds,
+            "data_wait": sum(r.data_wait for r in self._recent) / seconds,
+        }
+
+    def _write(self, row: dict[str, Any]) -> None:
+        assert self._log is not None and self._board is not None
+        self._log.write(json.dumps(row) + "\n")
+        for name in ("loss", "grad_norm", "samples_per_s", "tokens_per_s", "data_wait"):
+            if row[name] is not None:
+                self._board.add_scalar(f"train/{name}", row[name], row["step"])
+        for part, lr in row["lr"].items():
+            self._board.add_scalar(f"lr/{part}", lr, row["step"])
+
+    def _time_left(self, runner: Any) -> str:
+        started, first = self._start
+        left = (runner.max_iters - runner.iter) * (time.monotonic() - started) / (runner.iter - first)
+        minutes, seconds = divmod(round(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _short(row: dict[str, Any]) -> str:
+    rate = max(row["lr"].values())
+    return (
+        f"loss {row['loss']:.4f}  lr {rate:.2e}  {row['samples_per_s']:.1f} samples/s  "
+        f"{row['tokens_per_s']:.0f} tokens/s  data wait {100 * row['data_wait']:.1f} %"
+    )

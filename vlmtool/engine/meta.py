@@ -1,0 +1,69 @@
+"""What a checkpoint says of its origin: recipe, parts with hashes, adapters, data, parents, versions."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vlmtool.data.templates.library import ChatTemplate
+from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.lora import adapter_config
+from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.recipe.load import recipe_values
+from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.files import sha256
+from vlmtool.version import __version__
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "mmengine")
+
+
+def part_origins(recipe: Recipe, folders: dict[str, Path]) -> dict[str, dict[str, str]]:
+    """{llm, vision_encoder}: {path as the recipe names it, sha256 of its weights}."""
+    return {
+        name: {"path": getattr(recipe, name).path, "sha256": part_hash(folder)} for name, folder in folders.items()
+    }
+
+
+def checkpoint_meta(
+    name: str,
+    recipe: Recipe,
+    origins: dict[str, dict[str, str]],
+    model: VisionLanguageModel,
+    template: ChatTemplate,
+    data: dict[str, Any],
+    parents: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The meta of every checkpoint of a run; step and epoch are added when one is written."""
+    projector = model.projector
+    return {
+        "name": name,
+        "recipe": _as_lists(recipe_values(recipe)),
+        "parts": origins,
+        "adapters": {
+            "llm": _as_lists(adapter_config(model.llm)),
+            "vision_encoder": _as_lists(adapter_config(model.vision_encoder.model)),
+        },
+        "projector": {
+            "type": recipe.projector.type,
+            "vision_hidden_size": projector.vision_hidden_size,
+            "llm_hidden_size": projector.llm_hidden_size,
+            "options": projector.options(),
+        },
+        "template": {"name": template.name, "jinja": template.jinja, "stop_words": list(template.stop_words)},
+        "data": data,
+        "parents": parents,
+        "versions": {"vlmtool": __version__, **{package: version(package) for package in PACKAGES}},
+    }
+
+
+def data_origin(recipe: Recipe, num_samples: int) -> dict[str, Any]:
+    """What was learned from."""
+    return {"path": recipe.data.path, "sha256": sha256(recipe.data.path), "num_samples": num_samples}
+
+
+def _as_lists(value: Any) -> Any:
+    """Plain values only, tuples and sets as lists: what JSON and a safe `torch.load` can hold."""
+    if isinstance(value, dict):
+        return {key: _as_lists(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_as_lists(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

@@ -1,0 +1,47 @@
+"""Pictures that stand as base64 text in a table cell."""
+
+import base64
+import binascii
+import io
+
+from PIL import Image as PILImage
+
+
+class PictureError(ValueError):
+    """Not a picture; the message is half a sentence that the caller completes with the place."""
+
+
+def picture_bytes(cell: str) -> bytes:
+    """The picture file inside a base64 cell.
+
+    Raises:
+        PictureError: not base64.
+    """
+    try:
+        return base64.b64decode("".join(cell.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PictureError(f"not base64 ({error})") from error
+
+
+def open_picture(data: bytes) -> PILImage.Image:
+    """Open a picture file without decoding it: its size is known, its pixels are read when needed.
+
+    Raises:
+        PictureError: no known picture format.
+    """
+    try:
+        return PILImage.open(io.BytesIO(data))
+    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+        raise PictureError(f"not a picture ({str(error).split('<')[0].strip()})") from error
+
+
+def decode_picture(picture: PILImage.Image) -> PILImage.Image:
+    """The pixels as RGB, whatever the file holds: palette, transparency, CMYK, grey.
+
+    Raises:
+        PictureError: the file is cut or damaged.
+    """
+    try:
+        return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, EOFError, PILImage.DecompressionBombError) as error:
+        raise PictureError(f"a damaged picture ({error})") from error

@@ -1,0 +1,117 @@
+"""From parts to the composed model. Each function builds one part and says what of it is trained."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from vlmtool.models.encoders.vision import VisionEncoder, load_vision_model
+from vlmtool.models.llm import load_failure, load_llm
+from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
+from vlmtool.models.projectors.base import Projector
+from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean
+
+
+def build_llm(
+    path: Path,
+    dtype: torch.dtype | str,
+    quantization: str | None = None,
+    lora: LoraSettings | None = None,
+    train_all: bool = False,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> nn.Module:
+    """A language model; frozen but for its adapter, unless `train_all`."""
+    llm = load_llm(path, dtype, quantization, device, trust_remote_code).requires_grad_(False)
+    if lora is not None:
+        return add_llm_lora(llm, lora)
+    return _trained_in_float32(llm) if train_all else llm
+
+
+def build_vision_encoder(
+    path: Path,
+    dtype: torch.dtype | str,
+    select_layer: int = -2,
+    select_strategy: str = "auto",
+    lora: LoraSettings | None = None,
+    train_all: bool = False,
+    device: torch.device | str = "cpu",
+) -> VisionEncoder:
+    """An image encoder up to the selected layer; frozen but for its adapter, unless `train_all`."""
+    encoder = VisionEncoder(load_encoder_weights(path, dtype), select_layer, select_strategy).to(device)
+    encoder.requires_grad_(False)
+    if lora is not None:
+        add_encoder_lora(encoder, lora)
+    elif train_all:
+        _trained_in_float32(encoder)
+    return encoder
+
+
+def load_encoder_weights(path: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    """The vision model at `path`, whole.
+
+    Raises:
+        CheckpointError: the folder is damaged.
+    """
+    try:
+        return load_vision_model(path, dtype)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(load_failure(path, error)) from error
+
+
+def build_projector(
+    type_name: str,
+    vision_hidden_size: int,
+    llm_hidden_size: int,
+    options: dict[str, Any],
+    freeze: bool = False,
+    device: torch.device | str = "cpu",
+) -> Projector:
+    """A projector in float32, with fresh weights.
+
+    Args:
+        type_name: dotted path of the class.
+        options: arguments of the class beyond the two widths.
+
+    Raises:
+        RecipeError: no such class, or it does not take these options.
+    """
+    cls = import_class(type_name, "projector.type")
+    known = [name for name in inspect.signature(cls).parameters if name not in ("vision_hidden_size", "llm_hidden_size")]
+    for name in options:
+        if name not in known:
+            raise RecipeError(
+                f"projector: {cls.__name__} takes no '{name}'.{did_you_mean(name, known)}\nIt takes {', '.join(known)}."
+            )
+    try:
+        projector = cls(vision_hidden_size, llm_hidden_size, **options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise RecipeError(f"projector: {cls.__name__} cannot be built with {options}: {error}") from error
+    return projector.to(device).requires_grad_(not freeze)
+
+
+def import_class(dotted: str, where: str) -> type:
+    """The class at a dotted path.
+
+    Args:
+        where: the recipe key, for the error.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"{where} = '{dotted}': {error}.\nGive a class or its dotted path; its module must be on the Python path."
+        ) from error
+
+
+def _trained_in_float32(part: nn.Module) -> nn.Module:
+    """Every weight trained, and kept in float32: AdamW's small steps are lost in 16 bit."""
+    return part.float().requires_grad_(True)

@@ -1,0 +1,1 @@
+"""Encoders: from what an image processor makes to patch features."""

@@ -1,0 +1,93 @@
+"""Language models: load, quantise, and logits where they are needed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from vlmtool.utils.errors import CheckpointError
+
+
+def load_llm(
+    path: Path,
+    dtype: torch.dtype | str,
+    quantization: str | None = None,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal LM from a local folder, on `device`, in eval mode.
+
+    Args:
+        dtype: of the weights that are not quantised; "auto" takes the checkpoint's.
+        quantization: None, "nf4" (double quantisation; QLoRA, arXiv 2305.14314) or "int8".
+
+    Raises:
+        CheckpointError: the folder is damaged, or needs remote code that was not allowed.
+    """
+    arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if quantization:
+        arguments["quantization_config"] = quantization_config(quantization, dtype)
+        arguments["device_map"] = {"": str(device)}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise CheckpointError(load_failure(path, error)) from error
+    if quantization:
+        keep_gradients_on_cpu(model)
+        return model
+    return model.to(device)
+
+
+def load_failure(path: Path, error: BaseException) -> str:
+    """Two lines on why transformers could not load the part at `path`."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "remote code" in str(error) or "trust_remote_code" in str(error):
+        return (
+            f"{path}: this checkpoint needs code of its own to load, which vlmtool does not run.\n"
+            "Use a checkpoint of a native transformers class, or allow it: --set runtime.trust_remote_code=True."
+        )
+    return f"{path}: the part cannot be loaded: {reason}\nIs the folder whole (config.json and all its weight files)?"
+
+
+def quantization_config(quantization: str, dtype: torch.dtype | str) -> BitsAndBytesConfig:
+    """bitsandbytes' settings for a name of the recipes."""
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def keep_gradients_on_cpu(model: nn.Module) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights for its bf16 CPU kernel.
+
+    After one eval-mode forward on a CPU with avx512_bf16 the repacked layers pass no gradient, silently.
+    """
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def head_at(llm: PreTrainedModel, positions: Tensor) -> Iterator[None]:
+    """While open, the output head sees only the hidden states at `positions`.
+
+    `positions` is a (B, T) bool mask with S true entries; `llm(...).logits` then has shape (1, S, V), whatever
+    the class does with its logits afterwards (soft-capping, scaling).
+    """
+
+    def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][positions].unsqueeze(0), *inputs[1:])
+
+    handle = llm.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,79 @@
+"""Low-rank adapters on a part, through peft."""
+
+from typing import Any, Protocol
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.utils.errors import RecipeError, did_you_mean
+
+ADAPTER = "default"  # peft's name of the one adapter a part has
+
+
+class LoraSettings(Protocol):
+    """What a recipe's `lora` section says."""
+
+    @property
+    def r(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def target_modules(self) -> tuple[str, ...]: ...
+
+
+def add_llm_lora(llm: PreTrainedModel, lora: LoraSettings) -> PeftModel:
+    """Adapters on the LLM's linear layers, the output head aside."""
+    modules = linear_layer_names(llm, lora.target_modules)
+    return get_peft_model(llm, _config(lora, modules, task_type="CAUSAL_LM"))
+
+
+def add_encoder_lora(encoder: VisionEncoder, lora: LoraSettings) -> None:
+    """Adapters on the linear layers of the encoder's blocks, in place."""
+    modules = linear_layer_names(encoder.model, lora.target_modules)
+    encoder.model = get_peft_model(encoder.model, _config(lora, modules, layers=encoder.num_blocks))
+
+
+def _config(lora: LoraSettings, modules: list[str], task_type: str | None = None, layers: int | None = None) -> LoraConfig:
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=modules,
+        # Named, so that the adapter also fits the whole encoder, whose upper blocks were not kept here.
+        layers_to_transform=list(range(layers)) if layers is not None else None,
+        bias="none",
+        task_type=task_type,
+    )
+
+
+def linear_layer_names(model: PreTrainedModel, wanted: tuple[str, ...] = ()) -> list[str]:
+    """Last names of the model's linear layers inside its blocks (`q_proj`, `fc1`, …), sorted; or `wanted`, checked.
+
+    Raises:
+        RecipeError: a wanted name is no linear layer of this model.
+    """
+    head = model.get_output_embeddings()
+    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    in_blocks = {id(m): name.rpartition(".")[2] for block in blocks for name, m in block.named_modules()}
+    names = {in_blocks[id(m)] for m in model.modules() if isinstance(m, nn.Linear) and m is not head and id(m) in in_blocks}
+    for name in wanted:
+        if name not in names:
+            raise RecipeError(
+                f"lora.target_modules: '{name}' is no linear layer of {type(model).__name__}.{did_you_mean(name, names)}\n"
+                f"It has {', '.join(sorted(names))}."
+            )
+    return sorted(wanted or names)
+
+
+def adapter_config(part: nn.Module) -> dict[str, Any] | None:
+    """A part's adapter settings as plain values, as `adapter_config.json` has them; None without an adapter."""
+    if not isinstance(part, PeftModel):
+        return None
+    values = part.peft_config[ADAPTER].to_dict()
+    values["target_modules"] = sorted(values["target_modules"])
+    values["inference_mode"] = True
+    return {key: getattr(value, "value", value) for key, value in values.items()}

@@ -1,0 +1,91 @@
+"""The composed model: encoder → projector → splice → language model."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.llm import head_at
+from vlmtool.models.projectors.base import Projector
+from vlmtool.models.splice import splice_image_embeds
+
+IGNORED = -100  # label of a position that is not supervised, as in Hugging Face
+
+
+class Loss(NamedTuple):
+    """Summed cross entropy of the supervised tokens and their number: what a step's mean is made of."""
+
+    total: Tensor
+    num_tokens: Tensor
+
+
+class VisionLanguageModel(nn.Module):
+    """A vision encoder, a projector and a language model.
+
+    Args:
+        llm: a causal LM of transformers, with or without a peft adapter.
+        image_token_id: id of the image token in `input_ids`; it may lie outside the LLM's vocabulary.
+    """
+
+    def __init__(self, vision_encoder: VisionEncoder, projector: Projector, llm: nn.Module, image_token_id: int) -> None:
+        super().__init__()
+        self.vision_encoder = vision_encoder
+        self.projector = projector
+        self.llm = llm
+        self.image_token_id = image_token_id
+
+    @property
+    def tokens_per_image(self) -> int:
+        """N', image tokens that one image takes in the prompt."""
+        return self.projector.num_tokens(self.vision_encoder.num_patches)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs must be."""
+        return self.llm.get_input_embeddings().weight.device
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """(I, 3, H, W) → image embeddings (I, N', D). A frozen encoder runs without autograd."""
+        trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            patch_features = self.vision_encoder(pixel_values)
+        return self.projector(patch_features.to(next(self.projector.parameters()).dtype))
+
+    def embed(self, input_ids: Tensor, image_embeds: Tensor | None) -> Tensor:
+        """Embeddings (B, T, D) of token ids (B, T) with image embeddings (I, N', D) at the image tokens."""
+        is_image = input_ids == self.image_token_id
+        text_embeds = self.llm.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        if image_embeds is None:
+            image_embeds = text_embeds.new_zeros(0, self.tokens_per_image, text_embeds.shape[-1])
+        return splice_image_embeds(text_embeds, image_embeds, is_image)
+
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, pixel_values: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Loss:
+        """Loss of a batch, summed over its supervised tokens; logits are made at those positions only.
+
+        Args:
+            input_ids: (B, T), each image expanded to N' image tokens; padded on the right.
+            labels: (B, T), -100 where not supervised.
+            pixel_values: (I, 3, H, W) in reading order, or None without images.
+            attention_mask: (B, T); not needed for right padding, where causality already hides what follows.
+        """
+        image_embeds = self.encode_images(pixel_values) if pixel_values is not None else None
+        inputs_embeds = self.embed(input_ids, image_embeds)
+        targets = labels[:, 1:]
+        supervised = targets != IGNORED
+        # The last position predicts nothing.
+        with head_at(self.llm, nn.functional.pad(supervised, (0, 1))):
+            logits = self.llm(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
+        total = cross_entropy(logits[0].float(), targets[supervised], reduction="sum")
+        return Loss(total + self._touch_unused(image_embeds), supervised.sum())
+
+    def _touch_unused(self, image_embeds: Tensor | None) -> Tensor | float:
+        """Zero, but tied to the parameters that a batch without images leaves out, so that every rank reduces the same."""
+        if image_embeds is not None or not self.training:
+            return 0.0
+        parts = (self.projector, self.vision_encoder)
+        unused = [p for part in parts for p in part.parameters() if p.requires_grad]
+        return torch.stack([p.flatten()[0] for p in unused]).sum().float() * 0.0 if unused else 0.0

@@ -1,0 +1,122 @@
+"""Read a recipe: file → sections → overrides → checked `Recipe`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from vlmtool.recipe.catalog import find_recipe
+from vlmtool.recipe.override import apply_overrides
+from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.errors import RecipeError, did_you_mean
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a shipped name or a file, with `KEY=VALUE` overrides.
+
+    Raises:
+        UsageError: no such recipe; RecipeError: it cannot be read or says something unknown.
+    """
+    path = find_recipe(name_or_path)
+    return parse_recipe(apply_overrides(read_sections(path), overrides), str(path))
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """Sections of a recipe file as plain values; a class stands as its dotted path."""
+    from mmengine.config import Config
+    from mmengine.config.utils import ConfigParsingError
+
+    try:
+        sections = Config.fromfile(str(path), lazy_import=True).to_dict()
+    except (ConfigParsingError, SyntaxError, NameError, TypeError, ValueError, AttributeError, KeyError,
+            ImportError, RuntimeError, OSError) as error:  # fmt: skip
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RecipeError(
+            f"{path}: the recipe cannot be read: {type(error).__name__}: {reason}.\n"
+            "A recipe is plain Python: `from … import`, `with read_base():`, and sections `name = dict(…)`."
+        ) from error
+    return plain(sections)
+
+
+def plain(value: Any) -> Any:
+    """`value` with lists as tuples and classes as dotted paths, so that it can be checked and written down."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(plain(item) for item in value)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value
+
+
+def parse_recipe(sections: Mapping[str, Any], where: str) -> Recipe:
+    """Check sections against the schema.
+
+    Args:
+        where: the file's name, for the error.
+    """
+    try:
+        return Recipe.model_validate(plain(sections))
+    except ValidationError as error:
+        # An unknown key first: a misspelt key is also reported as a missing one.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        section = known_keys([str(part) for part in problems[0]["loc"][:-1]])
+        keys = f"\nKeys there: {', '.join(section)}." if section else ""
+        raise RecipeError(f"{where}: {_describe(problems[0])}{keys}") from error
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    """One problem of pydantic's in a recipe's words."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "the recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'.{did_you_mean(location[-1], known_keys(location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing."
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key} {message}."
+    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def known_keys(location: Sequence[str]) -> list[str]:
+    """Keys that may stand in the section at `location`, e.g. ["llm", "lora"]."""
+    section: type[BaseModel] = Recipe
+    for name in location:
+        field = section.model_fields.get(name)
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)] if field else []
+        if not inner:
+            return []
+        section = inner[0]
+    return list(section.model_fields)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values that JSON, a checkpoint and `parse_recipe` can hold."""
+    return recipe.model_dump(exclude_unset=True)
+
+
+def recipe_text(recipe: Recipe, title: str) -> str:
+    """A self-contained recipe file: bases inlined as sections, only what was said."""
+    lines = [f'"""{title}"""']
+    for name, value in recipe_values(recipe).items():
+        lines.append("")
+        lines.append(f"{name} = {_literal(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any, indent: int = 0) -> str:
+    if not isinstance(value, Mapping):
+        return repr(value)
+    if not value:
+        return "dict()"
+    if all(str(key).isidentifier() for key in value):
+        pad = " " * (indent + 4)
+        inner = "".join(f"{pad}{key}={_literal(item, indent + 4)},\n" for key, item in value.items())
+        return f"dict(\n{inner}{' ' * indent})"
+    return repr(dict(value))

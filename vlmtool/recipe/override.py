@@ -1,0 +1,49 @@
+"""`--set KEY=VALUE`: dotted keys, Python literals as values."""
+
+import ast
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmtool.utils.errors import RecipeError, UsageError
+
+
+def apply_overrides(sections: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `sections` with each `a.b=VALUE` put in place; sections on the way are made where missing.
+
+    Raises:
+        UsageError: an override is not KEY=VALUE. Whether the key is known is the schema's to say.
+    """
+    result = copy.deepcopy(dict(sections))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        names = key.strip().split(".")
+        if not separator or not all(name.isidentifier() for name in names):
+            raise UsageError(f"--set {override}: not of the form KEY=VALUE.\nExample: --set schedule.lr=1e-4")
+        _put(result, names, parse_value(text), override)
+    return result
+
+
+def _put(section: dict[str, Any], names: Sequence[str], value: Any, override: str) -> None:
+    for name in names[:-1]:
+        inner = section.setdefault(name, {})
+        if inner is None:
+            inner = section[name] = {}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: '{name}' is the value {inner!r}, not a section.")
+        section = inner
+    section[names[-1]] = value
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal, `dict(a=1)` included; text that is none, such as a path, stands for itself."""
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
+    return ast.literal_eval(node)

@@ -1,0 +1,173 @@
+"""What may stand in a recipe. Every key is listed here; anything else is refused with the nearest name."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A flat section of a recipe: read-only, no unknown keys, no silent conversion of one type into another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Lora(Section):
+    """Low-rank adapters (arXiv 2106.09685)."""
+
+    r: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = ()
+    """Names of the linear layers that get an adapter; empty: all but the output head."""
+
+
+class TunablePart(Section):
+    """What an LLM and an encoder share: where it is, and what of it is trained."""
+
+    path: str
+    """A local folder or a hub id."""
+    lora: Lora | None = None
+    freeze: bool | None = None
+    """True: nothing is trained. False: every weight is. Unset: frozen but for its LoRA."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate of this part; `schedule.lr` unless given."""
+
+    @model_validator(mode="after")
+    def _one_way_of_tuning(self) -> "TunablePart":
+        if self.lora is not None and self.freeze is not None:
+            wish = "frozen" if self.freeze else "fully trained"
+            raise ValueError(f"is said to be {wish} and to get a LoRA adapter: drop `freeze` or set `lora=None`")
+        return self
+
+    @property
+    def is_fully_trained(self) -> bool:
+        """Every weight of the part is trained."""
+        return self.freeze is False
+
+    @property
+    def is_frozen(self) -> bool:
+        """Nothing of the part is trained."""
+        return self.lora is None and not self.is_fully_trained
+
+
+class LLM(TunablePart):
+    """The language model."""
+
+    template: str | None = None
+    """A name of `vlmtool/data/templates`, a path to a .jinja file, or None for the tokenizer's own."""
+    quantization: Literal["nf4", "int8"] | None = None
+
+    @model_validator(mode="after")
+    def _quantized_weights_stay(self) -> "LLM":
+        if self.quantization and self.is_fully_trained:
+            raise ValueError(f"{self.quantization} weights cannot be trained: set `quantization=None` or use a LoRA")
+        return self
+
+
+class VisionEncoder(TunablePart):
+    """The image encoder."""
+
+    select_layer: int = -2
+    """Which hidden states the projector reads, as Hugging Face counts them: -1 the last block, -2 the one before."""
+    select_strategy: Literal["auto", "patch", "full"] = "auto"
+    """`patch` drops the first token (CLS), `full` keeps all; `auto` drops it where the encoder has one."""
+
+
+class Projector(Section):
+    """From patch features to image embeddings. Further keys are arguments of the class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, protected_namespaces=())
+
+    type: str = "vlmtool.models.projectors.mlp.MLPProjector"
+    lr: float | None = Field(None, gt=0)
+    freeze: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the projector class beyond the two widths."""
+        return dict(self.model_extra or {})
+
+
+class SamplePrompt(Section):
+    """A question that the model answers now and then during training."""
+
+    question: str
+    image: str | None = None
+
+
+class Data(Section):
+    """What to learn from."""
+
+    path: str
+    """JSON or JSON Lines of LLaVA records."""
+    image_folder: str = "."
+    val_path: str | None = None
+    """A held-out file of the same form and image folder, for the validation loss."""
+    max_length: int = Field(2048, gt=0)
+    """Tokens per sample, image tokens included."""
+    image_position: Literal["as_written", "front"] = "as_written"
+    """`front` moves the tag to the front of its turn, as LLaVA and XTuner do."""
+    pad_to_square: bool = False
+    sampler: Literal["random", "length"] = "random"
+    """`length` puts samples of like length into a batch."""
+    num_workers: int = Field(2, ge=0)
+    sample_prompts: tuple[SamplePrompt, ...] = ()
+
+
+class Schedule(Section):
+    """How long and how fast to learn."""
+
+    lr: float = Field(gt=0)
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    """Optimiser steps; takes the place of `epochs`."""
+    batch_size: int = Field(gt=0)
+    """Samples per device and micro-batch."""
+    accumulation: int = Field(1, gt=0)
+    """Micro-batches per optimiser step."""
+    optimizer: str = "torch.optim.AdamW"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_grad: float | None = Field(1.0, gt=0)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    log_every: int = Field(10, gt=0)
+    save_every: int | None = Field(None, gt=0)
+    """Optimiser steps between checkpoints; the last step is always saved."""
+    save_epochs: bool = False
+    """Also save at the end of each epoch, as epoch_N.pth."""
+    keep: int = Field(2, gt=0)
+    """How many `iter_N.pth` are kept."""
+    val_every: int | None = Field(None, gt=0)
+    sample_every: int | None = Field(None, gt=0)
+
+
+class Runtime(Section):
+    """How to run."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute type; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
+    seed: int = 0
+    activation_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+class Recipe(Section):
+    """A whole training: the parts, what to learn from, how long, how to run."""
+
+    llm: LLM
+    vision_encoder: VisionEncoder
+    projector: Projector
+    data: Data
+    schedule: Schedule
+    runtime: Runtime = Runtime()
+    init_from: str | None = None
+    """The stage before: a run folder (its last checkpoint), a checkpoint or a model folder."""
+    mmengine: dict[str, Any] = {}
+    """Raw arguments of mmengine's Runner, over those that vlmtool derives."""
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> "Recipe":
+        if self.llm.is_frozen and self.vision_encoder.is_frozen and self.projector.freeze:
+            raise ValueError("trains nothing: every part is frozen")
+        return self

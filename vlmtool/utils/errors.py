@@ -1,0 +1,34 @@
+"""Errors that a user can mend. Each message says what, where and how to fix it; the CLI prints it without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class VlmtoolError(Exception):
+    """Something went wrong once work had started."""
+
+    exit_code = 1
+
+
+class UsageError(VlmtoolError):
+    """Knowable before work starts: an option, a recipe name or key, a path given on the command line."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be read, or says something vlmtool does not know."""
+
+
+class DataError(VlmtoolError):
+    """A record, an image or a data file that cannot be used as it is."""
+
+
+class CheckpointError(VlmtoolError):
+    """A checkpoint or model folder that is damaged, unsafe or belongs to other parts."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """`" Did you mean 'lora'?"` for the nearest of `choices`, or an empty string."""
+    nearest = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

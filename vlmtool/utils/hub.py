@@ -1,0 +1,39 @@
+"""From the name of a model, a local folder or a hub id, to a local folder."""
+
+import os
+import re
+from pathlib import Path
+
+from vlmtool.utils.errors import UsageError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def local_folder(name: str, what: str) -> Path:
+    """The folder that holds model `name`; a hub id is looked up in the local cache, then downloaded.
+
+    Args:
+        name: a folder, or a hub id such as `openai/clip-vit-large-patch14-336`. With `VLMTOOL_HUB=modelscope` ids are
+            ModelScope's (needs the `modelscope` package).
+        what: how the error calls it: "llm.path", "--llava".
+
+    Raises:
+        UsageError: there is no such folder, and the hub does not give it either.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")) or not _HUB_ID.fullmatch(name):
+        raise UsageError(f"{what}: there is no folder '{name}'.\nGive an existing folder or a hub id (owner/name).")
+    try:
+        if os.environ.get("VLMTOOL_HUB") == "modelscope":
+            from modelscope import snapshot_download  # type: ignore[import-not-found]
+        else:
+            from huggingface_hub import snapshot_download
+        return Path(snapshot_download(name))
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"{what}: '{name}' is neither a folder here nor a model that could be fetched ({reason}).\n"
+            "Download it first, or point to it: --set llm.path=FOLDER."
+        ) from error
