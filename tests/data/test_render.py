@@ -55,10 +55,10 @@ def test_a_tag_in_an_answer_is_text(renderer, tokenizer):
     assert learned == " The tag <image> is <image>.</s>"
 
 
-def test_two_line_ends_across_the_edge_of_an_answer_stay_two_tokens(renderer, tokenizer):
+def test_line_ends_across_the_edge_of_an_answer_are_not_joined(renderer, tokenizer):
     joined = tokenizer.encode("\n\n", add_special_tokens=False)
     assert len(joined) == 1  # else this test shows nothing
-    rendered = renderer("qwen_chat").sample(Conversation("s", (user("What?"), assistant("\nYes"))))
+    rendered = renderer("qwen_chat").sample(Conversation("s", (user("What?"), assistant("\n\nYes"))))
     assert joined[0] not in rendered.input_ids
 
 

@@ -12,7 +12,7 @@ ENDS = {
 }  # fmt: skip
 SYSTEM = Message("system", ("Be brief.",))
 # Answers that begin or end where a tokenizer likes to join: with a line end, with spaces, with a word part.
-ANSWERS = ("It is round.", "\nA red circle", "  above é 中 ", "s")
+ANSWERS = ("It is round.", "\n\nA red circle", "  above é 中 ", "s")
 TURNS = tuple(
     turn
     for number, answer in enumerate(ANSWERS)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from PIL import Image as PILImage
 
 from vlmtool.chat.generator import GenerationSettings, Generator, PromptCache, Request
+from vlmtool.chat.text_model import refuse_image
 from vlmtool.data.conversation import Image, Message, assistant, user
-from vlmtool.utils.errors import UsageError
 
 
 class ChatSession:
@@ -38,9 +38,7 @@ class ChatSession:
             DataError: it is missing or broken; the conversation is as before.
         """
         if self.generator.transform is None:
-            raise UsageError(
-                "This model reads no images: it is a language model alone.\nName a folder: --llava FOLDER."
-            )
+            refuse_image(Image(source))
         image = Image(source)
         self.generator.transform.open(image)
         self._pending.append(image)

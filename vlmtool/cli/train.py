@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.noise import silence_libraries
 
 
 def train(
@@ -29,6 +30,7 @@ def train(
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
 
+    silence_libraries()
     from vlmtool.engine.launch import launch_settings, run_processes
     from vlmtool.recipe.load import load_recipe
 

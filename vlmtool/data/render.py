@@ -75,6 +75,7 @@ class Renderer:
         self.num_image_tokens = num_image_tokens
         self.image_token_id = image_token_id(tokenizer)
         self._marks_answers = template.marks_answers
+        self._ids_of_spaces: dict[str, list[int]] = {}
         self._literal_ids = tokenizer.encode(IMAGE_TAG, add_special_tokens=False, split_special_tokens=True)
 
     def sample(self, conversation: Conversation) -> Rendered:
@@ -134,14 +135,31 @@ class Renderer:
         return texts[0], [tuple(span) for span in spans[0]] if spans else []
 
     def _encode(self, text: str, spans: Sequence[Span]) -> _Encoded:
-        """Tokens of `text`, none of which holds characters from both inside and outside an answer.
+        """Tokens of `text`, with an edge between tokens where an answer begins and where it ends.
 
-        Where the tokenizer would join the two, as in "\\n" + "\\nYes", the text is encoded in two pieces: a prompt ends
-        there too, and its ids must be the first ids of the sample.
+        A prompt ends where its answer begins, and its ids must be the first ids of the sample. Where the tokenizer would
+        join characters of both, as in "\\n" + "\\n\\nYes", or split the prompt's last spaces because of what follows
+        them, the text is encoded in pieces.
         """
         encoded = self._encode_pieces(text, [])
-        cuts = [edge for span in spans for edge in span if encoded.straddles(edge)]
+        cuts = sorted(
+            {edge for span in spans for edge in span if encoded.straddles(edge)}
+            | {start for start, _ in spans if not self._spaces_stand_alone(encoded, text, start)}
+        )
         return self._encode_pieces(text, cuts) if cuts else encoded
+
+    def _spaces_stand_alone(self, encoded: _Encoded, text: str, end: int) -> bool:
+        """The spaces and line ends before character `end` have the ids that they have at the end of a text."""
+        first = end
+        while first > 0 and text[first - 1].isspace():
+            first -= 1
+        spaces = text[first:end]
+        if not spaces:
+            return True
+        if spaces not in self._ids_of_spaces:
+            self._ids_of_spaces[spaces] = self.tokenizer.encode(spaces, add_special_tokens=False)
+        here = encoded.ids[bisect_left(encoded.starts, first) : bisect_right(encoded.ends, end)]
+        return self._ids_of_spaces[spaces][-len(here) :] == here  # sentencepiece puts a "▁" before a text
 
     def _encode_pieces(self, text: str, cuts: Sequence[int]) -> _Encoded:
         """Tokens of `text`, cut at characters `cuts`. A literal tag is encoded as the text it is."""

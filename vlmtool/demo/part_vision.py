@@ -23,6 +23,8 @@ NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 MEAN = STD = 0.5  # pixel normalisation
 DIGIT_SHARE = 0.5  # of the training scenes: handwriting is the hardest attribute
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 1.2e-3, 0.05
+GRAY_SHARE = 0.5  # of each batch has its colours taken away
+IGNORED = -100
 
 
 def image_processor() -> CLIPImageProcessorPil:
@@ -84,7 +86,7 @@ def normalise(pixels: Tensor) -> Tensor:
 
 # The 2 x 2 patches (of 4 x 4, in reading order) around each place, in the order of VALUES["place"]: top, left, bottom, right.
 PATCHES_AT = torch.tensor([[1, 2, 5, 6], [4, 5, 8, 9], [9, 10, 13, 14], [6, 7, 10, 11]])
-PLACE = ATTRIBUTES.index("place")
+COLOUR, PLACE = ATTRIBUTES.index("colour"), ATTRIBUTES.index("place")
 OPPOSITE_PLACE = torch.tensor([2, 3, 0, 1])  # where the digit is
 SEEN_LOCALLY = tuple(ATTRIBUTES.index(a) for a in ("object", "colour", "size", "digit"))
 
@@ -119,6 +121,12 @@ class AttributeHeads(nn.Module):
         return logits
 
 
+def without_colour(pixel_values: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 3, H, W) as gray ones, the channels weighted by lot: what a shape is must not hang on its colour."""
+    weights = torch.rand(len(pixel_values), 3, 1, 1, generator=generator)
+    return (pixel_values * weights / weights.sum(1, keepdim=True)).sum(1, keepdim=True).expand_as(pixel_values)
+
+
 def possible_classes() -> dict[int, Tensor]:
     """For object, colour and place (by their index): (V, V', V'') bool, the classes that training can show beside the
     other two attributes' classes, both in the order of `ATTRIBUTES`."""
@@ -133,16 +141,18 @@ def heads_loss(predictions: list[tuple[int, Tensor, float]], target: Tensor) -> 
 
     Training shows only some objects beside a colour and a place. Were all objects scored, the encoder would learn to rule
     out the others by colour and place, and so be wrong on exactly the test's combinations. So only those that can occur
-    compete (likewise for colours and places): nothing is gained by ruling out.
+    compete (likewise for colours and places): nothing is gained by ruling out. A picture without colours has the class
+    `IGNORED` for its colour, and all shapes compete.
     """
     losses = []
     possible = possible_classes()
     for i, logits, weight in predictions:
         if i in possible:
-            one, other = (target[:, j] for j in range(3) if j != i)
-            logits = logits.masked_fill(~possible[i][one, other][:, None], float("-inf"))
+            one, other = (target[:, j].clamp(min=0) for j in range(3) if j != i)
+            impossible = ~possible[i][one, other] & (target[:, COLOUR] != IGNORED)[:, None]  # (B, V)
+            logits = logits.masked_fill(impossible[:, None], float("-inf"))
         of_each = target[:, i].repeat_interleave(logits.shape[1])
-        losses.append(weight * nn.functional.cross_entropy(logits.flatten(0, 1), of_each))
+        losses.append(weight * nn.functional.cross_entropy(logits.flatten(0, 1), of_each, ignore_index=IGNORED))
     return torch.stack(losses).sum()
 
 
@@ -163,8 +173,11 @@ def train_vision_encoder(seed: int, steps: int, pool_size: int, say: Callable[[s
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         rows = torch.randint(len(pixels), (BATCH_SIZE,), generator=generator)
-        target = labels[rows]
+        target = labels[rows].clone()
         pixel_values = normalise(pixels[rows])
+        gray = torch.arange(BATCH_SIZE) < GRAY_SHARE * BATCH_SIZE
+        pixel_values[gray] = without_colour(pixel_values[gray], generator)
+        target[gray, COLOUR] = IGNORED
         pixel_values = pixel_values + 0.05 * torch.randn(pixel_values.shape, generator=generator)
         output = model(pixel_values, output_hidden_states=True)
         loss = heads_loss(heads(output.hidden_states, output.pooler_output, target[:, PLACE]), target)

@@ -55,7 +55,8 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
 
     # Without a limit each process would take every core, and they would wait for one another.
     threads = max(1, (os.cpu_count() or 1) // launch.num_processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))
     config = LaunchConfig(
         min_nodes=launch.num_nodes,
         max_nodes=launch.num_nodes,

@@ -1,0 +1,170 @@
+"""From the words of the command line to a generator."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vlmtool.chat.adapter import add_adapter
+from vlmtool.chat.generator import Generator
+from vlmtool.chat.plan import Flags, ModelPlan, PartPlan, make_plan
+from vlmtool.chat.text_model import TextModel, refuse_image
+from vlmtool.data.image_transform import ImageTransform, load_image_processor
+from vlmtool.data.render import Renderer
+from vlmtool.data.templates.library import ChatTemplate, find_template
+from vlmtool.data.tokenizer import image_token_id, load_tokenizer
+from vlmtool.models.build import build_llm, load_encoder_weights
+from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.folder import load_projector
+from vlmtool.models.projectors.base import Projector
+from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
+from vlmtool.utils.terminal import clean, err
+
+DTYPES: dict[str, torch.dtype | str] = {
+    "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "auto": "auto",
+    "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32,
+}  # fmt: skip
+QUANTIZATIONS = {None: None, 4: "nf4", 8: "int8"}
+
+
+def load_chat_model(
+    model: str | None,
+    llava: str | None = None,
+    adapter: str | None = None,
+    visual_encoder: str | None = None,
+    visual_select_layer: int | None = None,
+    prompt_template: str | None = None,
+    torch_dtype: str | None = None,
+    bits: int | None = None,
+    device: str | None = None,
+    offload_folder: str | None = None,
+    trust_remote_code: bool = False,
+) -> Generator:
+    """The generator of a model folder, of a language model and `llava` folder, or of a language model alone.
+
+    Args:
+        model, llava, adapter, visual_encoder: local folders or hub ids.
+        torch_dtype: a key of `DTYPES`; None takes the checkpoint's on a GPU and float32 on a CPU.
+        bits: 4 (NF4) or 8 for the LLM.
+        device: such as "cuda:1"; None takes a GPU if there is one.
+
+    Raises:
+        UsageError: a flag or a path that is wrong; nothing is loaded yet.
+        CheckpointError: parts that are damaged or do not belong together.
+    """
+    place = pick_device(device)
+    dtype = pick_dtype(torch_dtype, place)
+    if bits not in QUANTIZATIONS:
+        raise UsageError(f"--bits {bits}: it takes 4 or 8.\nLeave it out for full precision.")
+    if offload_folder is not None:
+        _warn("--offload-folder has no effect: the model is kept on one device.")
+    plan = make_plan(Flags(model, llava, adapter, visual_encoder, visual_select_layer, prompt_template), _warn)
+    return build_generator(plan, dtype, QUANTIZATIONS[bits], place, trust_remote_code)
+
+
+def build_generator(
+    plan: ModelPlan, dtype: torch.dtype | str, quantization: str | None, device: torch.device, trust_remote_code: bool
+) -> Generator:
+    """Load what the plan names."""
+    tokenizer = load_tokenizer(plan.tokenizer, trust_remote_code)
+    template = _template(plan, tokenizer.chat_template)
+    identity = identity_of(plan, template, f"{dtype} {quantization}")
+    llm: nn.Module = build_llm(
+        plan.llm.weights, dtype, quantization, device=device, trust_remote_code=trust_remote_code
+    )
+    if plan.llm.adapter is not None:
+        llm = add_adapter(llm, plan.llm.adapter)
+    llm.requires_grad_(False).eval()
+    if plan.vision_encoder is None or plan.projector is None or plan.image_processor is None:
+        text_model = TextModel(llm, image_token_id(tokenizer))
+        return Generator(text_model, Renderer(tokenizer, template, refuse_image), None, identity)
+    encoder = load_encoder(plan, plan.vision_encoder, dtype).to(device)
+    projector = load_projector(plan.projector, device)
+    _check_widths(plan.projector, projector, encoder, llm)
+    model = VisionLanguageModel(encoder, projector, llm, image_token_id(tokenizer)).requires_grad_(False).eval()
+    processor = load_image_processor(plan.image_processor)
+    transform = ImageTransform(processor, model.tokens_per_image, plan.pad_to_square)
+    return Generator(model, Renderer(tokenizer, template, transform.num_tokens), transform, identity)
+
+
+def load_encoder(plan: ModelPlan, part: PartPlan, dtype: torch.dtype | str) -> VisionEncoder:
+    """The image encoder; its adapter is put on before the blocks above the selected layer are dropped.
+
+    So an adapter that covers all blocks fits as well as one that covers those below the selected layer.
+    """
+    weights: nn.Module = load_encoder_weights(part.weights, dtype)
+    if part.adapter is not None:
+        weights = add_adapter(weights, part.adapter)
+    return VisionEncoder(weights, plan.select_layer, plan.select_strategy)
+
+
+def identity_of(plan: ModelPlan, template: ChatTemplate, precision: str) -> str:
+    """Hash of all that the answers depend on, the question and the settings of generation aside."""
+    parts = [plan.llm, plan.vision_encoder] if plan.vision_encoder is not None else [plan.llm]
+    folders: list[Path] = [path for part in parts for path in (part.weights, part.adapter) if path is not None]
+    folders += [plan.projector] if plan.projector is not None else []
+    said = [
+        [part_hash(folder) for folder in folders], template.jinja, template.stop_words,
+        plan.select_layer, plan.select_strategy, plan.pad_to_square, precision,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device called `name`; without a name this process's GPU, or the CPU where there is none.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if name is None:
+        has_gpu = torch.cuda.is_available()
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_gpu else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: there is no such device.\nGive cpu, cuda or cuda:NUMBER.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} GPUs.\nGive cpu, or one it has."
+        )
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype | str:
+    """The dtype called `name`; without a name the checkpoint's on a GPU, float32 on a CPU.
+
+    Raises:
+        UsageError: no such dtype.
+    """
+    if name is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if name not in DTYPES:
+        raise UsageError(
+            f"--torch-dtype {name}: unknown.{did_you_mean(name, DTYPES)}\nIt takes fp16, bf16, fp32 or auto."
+        )
+    return DTYPES[name]
+
+
+def _template(plan: ModelPlan, tokenizer_template: str | None) -> ChatTemplate:
+    """The tokenizer's own template with the manifest's stop words, or the one that was named."""
+    template = find_template(plan.template, tokenizer_template)
+    return template if plan.template is not None else ChatTemplate(None, template.jinja, plan.stop_words)
+
+
+def _check_widths(folder: Path, projector: Projector, encoder: VisionEncoder, llm: nn.Module) -> None:
+    found = (encoder.hidden_size, llm.get_input_embeddings().weight.shape[1])
+    wanted = (projector.vision_hidden_size, projector.llm_hidden_size)
+    if found != wanted:
+        raise CheckpointError(
+            f"{folder}: the projector leads from width {wanted[0]} to {wanted[1]}, but the encoder has {found[0]} "
+            f"and the language model {found[1]}.\nGive the encoder and the language model that it was trained with."
+        )
+
+
+def _warn(text: str) -> None:
+    err().print(f"Warning: {clean(text)}", markup=False)

@@ -1,0 +1,115 @@
+"""A chat at the terminal, or down a pipe: each line is a question or a command."""
+
+import sys
+from collections.abc import Iterator
+
+from vlmtool.chat.session import ChatSession
+from vlmtool.utils.errors import UsageError, VlmtoolError, did_you_mean
+from vlmtool.utils.terminal import clean
+
+HELP = """\
+/image PATH   put a picture into the next question; several are possible
+/reset        forget the conversation
+/help         this text
+/exit         leave; Ctrl-D does too. Ctrl-C stops an answer."""
+_COMMANDS = ("/image", "/reset", "/help", "/exit")
+_XTUNER_WORDS = {"EXIT": "/exit", "RESET": "/reset"}
+
+
+def interact(session: ChatSession, bot_name: str = "BOT", streams: bool = True) -> None:
+    """Read lines until the end of the input. On a pipe only answers are written to stdout, and an error ends the chat.
+
+    Args:
+        streams: show an answer while it grows, not when it is complete.
+    """
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        import readline  # noqa: F401  # gives input() its history and editing
+
+        print("Ask a question; /help shows the commands.", file=sys.stderr)
+    for line in _lines(is_terminal):
+        try:
+            command = as_command(line)
+            if command == "/exit":
+                return
+            if command is not None:
+                obey(session, command, line.partition(" ")[2])
+            elif line:
+                print(f"{clean(bot_name)}: ", end="", flush=True) if is_terminal else None
+                say(session, line, streams)
+        except VlmtoolError as error:
+            if not is_terminal:
+                raise
+            print(clean(f"Error: {error}"), file=sys.stderr)
+
+
+def _lines(is_terminal: bool) -> Iterator[str]:
+    """The user's lines, stripped."""
+    if not is_terminal:
+        yield from map(str.strip, sys.stdin)
+        return
+    while True:
+        try:
+            yield input("USER: ").strip()
+        except KeyboardInterrupt:
+            print("\n(/exit or Ctrl-D leaves)", file=sys.stderr)
+        except EOFError:
+            print()
+            return
+
+
+def as_command(line: str) -> str | None:
+    """The command that a line gives; None for a question.
+
+    Raises:
+        UsageError: a command that does not exist.
+    """
+    word = _XTUNER_WORDS.get(line, line.partition(" ")[0])
+    if word in _COMMANDS:
+        return word
+    if word.startswith("/") and word[1:].isalpha():
+        raise UsageError(f"There is no command {word}.{did_you_mean(word, _COMMANDS)}\n/help shows all.")
+    return None
+
+
+def obey(session: ChatSession, command: str, argument: str) -> None:
+    """Do what a command says."""
+    if command == "/help":
+        print(HELP, file=sys.stderr)
+    elif command == "/reset":
+        session.reset()
+    else:
+        session.add_image(image_path(argument))
+
+
+def image_path(text: str) -> str:
+    """A path as people type and drop them: quotes taken off, `~` followed later by the shell's rules.
+
+    Raises:
+        UsageError: nothing, or an address.
+    """
+    from pathlib import Path
+
+    path = text.strip().strip("'\"")
+    if not path:
+        raise UsageError("/image needs the path of a picture.")
+    if path.startswith(("http://", "https://")):
+        raise UsageError(f"{path}: addresses are not fetched.\nDownload the picture and give its path.")
+    return str(Path(path).expanduser().absolute())
+
+
+def say(session: ChatSession, question: str, streams: bool = True) -> None:
+    """Print the answer to a question and a line's end. Ctrl-C stops the answer, and what it was so far is kept."""
+    pieces = session.ask(question)
+    try:
+        if streams:
+            for piece in pieces:
+                print(clean(piece), end="", flush=True)
+        else:
+            print(clean("".join(pieces)), end="")
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    finally:
+        pieces.close()
+        print(flush=True)
