@@ -20,7 +20,9 @@ from vlmtool.data.tokenizer import load_tokenizer
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<eoh>", "<eoa>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>",
            "<|end_header_id|>", "<|eot_id|>"]  # fmt: skip
-TEXT = "What is in the picture? A red circle above a blue square.\n\nIt is round.\n\n\nUSER ASSISTANT user assistant " * 20
+TEXT = (
+    "What is in the picture? A red circle above a blue square.\n\nIt is round.\n\n\nUSER ASSISTANT user assistant " * 20
+)
 NUM_IMAGE_TOKENS = 4
 
 

@@ -107,7 +107,9 @@ def test_a_truncated_picture_is_refused(tmp_path, suffix, picture):
         open_picture(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html><script>x</script></html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html><script>x</script></html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
+)
 def test_what_is_no_picture_is_refused(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)

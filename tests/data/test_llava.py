@@ -63,7 +63,9 @@ def test_front_moves_the_tags_before_the_text(text, images, expected):
     assert conversation.messages[0].content == expected
 
 
-@pytest.mark.parametrize(("entry", "expected"), [({"id": 12}, "12"), ({"id": "a"}, "a"), ({}, "7"), ({"id": None}, "7")])
+@pytest.mark.parametrize(
+    ("entry", "expected"), [({"id": 12}, "12"), ({"id": "a"}, "a"), ({}, "7"), ({"id": None}, "7")]
+)
 def test_a_missing_id_is_the_line_number(entry, expected):
     assert parse({**record("Q", "A"), **entry}).id == expected
 
@@ -118,9 +120,7 @@ def test_an_array_and_lines_give_the_same(tmp_path, newline, mark):
     array.write_text(mark + " " + json.dumps(RECORDS, ensure_ascii=False), encoding="utf-8")
     text = newline.join(json.dumps(entry, ensure_ascii=False) for entry in RECORDS)
     lines.write_bytes((mark + text).encode())
-    from_array, from_lines = (
-        [(c.id, c.messages) for c in read_conversations(path)] for path in (array, lines)
-    )
+    from_array, from_lines = ([(c.id, c.messages) for c in read_conversations(path)] for path in (array, lines))
     assert from_array == from_lines
     assert [name for name, _ in from_lines] == ["one", "two"]
 

@@ -1,7 +1,7 @@
 """Rendering against Hugging Face's own, and where the image tag is an image."""
 
 import pytest
-from tokenizers import processors
+from tokenizers import Regex, pre_tokenizers, processors
 
 from vlmtool.data.conversation import Conversation, Image, Message, assistant, user
 from vlmtool.data.render import IGNORED, Renderer
@@ -18,10 +18,19 @@ TEXT_ONLY = (
 )
 
 
+# How Llama 3 and Qwen cut text into words: line ends stay together.
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
 @pytest.mark.parametrize("name", template_names())
 def test_ids_and_mask_are_those_of_hugging_face(name, tokenizer_folder):
     tokenizer = load_tokenizer(tokenizer_folder)
-    # With trimmed offsets Hugging Face's mask misses a lone space before an answer; ours does not.
+    # Hugging Face agrees with itself only here: with GPT-2's words its prompt "…\n\n" is another than its sample's,
+    # and with trimmed offsets its mask misses a lone space before an answer.
+    split = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     rendered = Renderer(tokenizer, find_template(name, None), lambda image: 1).sample(Conversation("a", TEXT_ONLY))
     expected = tokenizer.apply_chat_template(
@@ -63,7 +72,9 @@ def test_line_ends_across_the_edge_of_an_answer_are_not_joined(renderer, tokeniz
 
 
 def test_a_space_that_an_answer_ends_with_is_learned(tokenizer):
-    template = parse_template("bare", "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}|{% endfor %}")
+    template = parse_template(
+        "bare", "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}|{% endfor %}"
+    )
     rendered = Renderer(tokenizer, template, lambda image: 1).sample(Conversation("s", (assistant("round "),)))
     assert tokenizer.decode([label for label in rendered.labels if label != IGNORED]) == "round "
 
@@ -91,13 +102,17 @@ def test_a_template_without_marks_is_refused_for_samples_but_not_for_prompts(tok
 
 
 def test_what_a_template_refuses_names_the_sample(tokenizer):
-    template = parse_template("strict", "{{ raise_exception('roles must alternate') }}{% generation %}{% endgeneration %}")
+    template = parse_template(
+        "strict", "{{ raise_exception('roles must alternate') }}{% generation %}{% endgeneration %}"
+    )
     with pytest.raises(DataError, match="sample 's'.*roles must alternate"):
         Renderer(tokenizer, template, lambda image: 1).sample(Conversation("s", TEXT_ONLY))
 
 
 def test_num_supervised_leaves_out_a_first_token_that_nothing_predicts(tokenizer):
-    template = parse_template("bare", "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
+    template = parse_template(
+        "bare", "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    )
     rendered = Renderer(tokenizer, template, lambda image: 1).sample(Conversation("s", (assistant("x y"),)))
     assert rendered.num_supervised == len(rendered.input_ids) - 1
 

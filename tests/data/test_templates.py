@@ -106,3 +106,30 @@ def test_a_file_is_a_template(tmp_path):
     assert find_template(str(file), None).marks_answers
     with pytest.raises(UsageError, match="no file"):
         find_template(str(tmp_path / "other.jinja"), None)
+
+
+def test_an_answer_is_not_joined_with_the_word_before_it(renderer, tokenizer):
+    assert len(tokenizer.encode("USER", add_special_tokens=False)) == 1  # else this test shows nothing
+    turns = (user("US"), assistant("ER"))
+    rendered = renderer("plain").sample(Conversation("a", turns))
+    prompt = renderer("plain").prompt(turns[:1])
+    assert rendered.input_ids[: len(prompt)] == prompt
+    assert tokenizer.decode(supervised_runs(rendered)[0]) == "ER</s>"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [  # as XTuner 0.1.23 and LLaVA print them
+        ("internlm_chat", "<s><|User|>:Q<eoh>\n<|Bot|>:A<eoa>\n"),
+        ("vicuna", "<s>USER: Q ASSISTANT: A</s>"),
+        ("qwen_chat", "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"),
+        (
+            "llama3_chat",
+            "<s><|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>",
+        ),
+    ],
+)
+def test_a_template_prints_what_the_model_was_trained_on(name, text, renderer, tokenizer):
+    rendered = renderer(name).sample(Conversation("a", (user("Q"), assistant("A"))))
+    assert tokenizer.decode(rendered.input_ids) == text

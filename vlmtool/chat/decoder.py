@@ -4,8 +4,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 
 class Decoder:
@@ -15,7 +15,7 @@ class Decoder:
         kv: what is already prefilled, the same positions in every row; new and empty unless given.
     """
 
-    def __init__(self, llm: nn.Module, kv: DynamicCache | None = None) -> None:
+    def __init__(self, llm: PreTrainedModel, kv: DynamicCache | None = None) -> None:
         self._llm = llm
         self.kv = DynamicCache() if kv is None else kv
         self._mask: Tensor | None = None  # (B, positions so far); None where no row is padded

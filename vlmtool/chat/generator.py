@@ -159,7 +159,7 @@ def stop_ids(renderer: Renderer, llm: nn.Module) -> frozenset[int]:
     A config that says nothing has transformers' default, which may be any ordinary token here.
     """
     listed = getattr(getattr(llm, "generation_config", None), "eos_token_id", None)
-    own = listed if isinstance(listed, list) else [listed]
+    own: list[int] = listed if isinstance(listed, list) else [] if listed is None else [listed]
     special = set(renderer.tokenizer.all_special_ids)
     return frozenset(renderer.stop_ids()) | {token for token in own if token in special}
 

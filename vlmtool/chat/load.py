@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from vlmtool.chat.adapter import add_adapter
 from vlmtool.chat.generator import Generator
@@ -156,7 +157,7 @@ def _template(plan: ModelPlan, tokenizer_template: str | None) -> ChatTemplate:
     return template if plan.template is not None else ChatTemplate(None, template.jinja, plan.stop_words)
 
 
-def _check_widths(folder: Path, projector: Projector, encoder: VisionEncoder, llm: nn.Module) -> None:
+def _check_widths(folder: Path, projector: Projector, encoder: VisionEncoder, llm: PreTrainedModel) -> None:
     found = (encoder.hidden_size, llm.get_input_embeddings().weight.shape[1])
     wanted = (projector.vision_hidden_size, projector.llm_hidden_size)
     if found != wanted:

@@ -1,6 +1,6 @@
 """A conversation in progress: its history, the images of the next question, and the cache of what was computed."""
 
-from collections.abc import Iterator
+from collections.abc import Generator as Pieces
 
 from PIL import Image as PILImage
 
@@ -43,7 +43,7 @@ class ChatSession:
         self.generator.transform.open(image)
         self._pending.append(image)
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Pieces[str, None, None]:
         """The answer in pieces as they come.
 
         An answer that is left before its end stays in the history as far as it came; one that had not begun, or

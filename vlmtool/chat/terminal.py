@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from vlmtool.chat.session import ChatSession
 from vlmtool.utils.errors import UsageError, VlmtoolError, did_you_mean
@@ -35,8 +36,13 @@ def interact(session: ChatSession, bot_name: str = "BOT", streams: bool = True) 
             if command is not None:
                 obey(session, command, line.partition(" ")[2])
             elif line:
-                print(f"{clean(bot_name)}: ", end="", flush=True) if is_terminal else None
+                if is_terminal:
+                    print(f"{clean(bot_name)}: ", end="", flush=True)
                 say(session, line, streams)
+        except KeyboardInterrupt:
+            if not is_terminal:
+                raise
+            print()
         except VlmtoolError as error:
             if not is_terminal:
                 raise
@@ -83,33 +89,31 @@ def obey(session: ChatSession, command: str, argument: str) -> None:
 
 
 def image_path(text: str) -> str:
-    """A path as people type and drop them: quotes taken off, `~` followed later by the shell's rules.
+    """An absolute path from what people type and drop: quotes are taken off, `~` is the home folder.
 
     Raises:
-        UsageError: nothing, or an address.
+        UsageError: nothing, an address, or no file.
     """
-    from pathlib import Path
-
     path = text.strip().strip("'\"")
     if not path:
         raise UsageError("/image needs the path of a picture.")
     if path.startswith(("http://", "https://")):
         raise UsageError(f"{path}: addresses are not fetched.\nDownload the picture and give its path.")
-    return str(Path(path).expanduser().absolute())
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise UsageError(f"{path}: there is no such file.\nCheck the path.")
+    return str(file)
 
 
 def say(session: ChatSession, question: str, streams: bool = True) -> None:
-    """Print the answer to a question and a line's end. Ctrl-C stops the answer, and what it was so far is kept."""
+    """Print the answer to a question and a line's end. Interrupted, the session keeps what the answer was so far."""
     pieces = session.ask(question)
     try:
         if streams:
             for piece in pieces:
                 print(clean(piece), end="", flush=True)
+            print(flush=True)
         else:
-            print(clean("".join(pieces)), end="")
-    except KeyboardInterrupt:
-        if not sys.stdin.isatty():
-            raise
+            print(clean("".join(pieces)), flush=True)
     finally:
         pieces.close()
-        print(flush=True)

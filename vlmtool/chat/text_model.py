@@ -3,6 +3,7 @@
 from typing import NoReturn
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from vlmtool.data.conversation import Image
 from vlmtool.models.vlm import VisionLanguageModel
@@ -19,7 +20,9 @@ def refuse_image(image: Image) -> NoReturn:
 class TextModel(VisionLanguageModel):
     """A composed model without encoder and projector."""
 
-    def __init__(self, llm: nn.Module, image_token_id: int) -> None:
+    llm: PreTrainedModel
+
+    def __init__(self, llm: PreTrainedModel, image_token_id: int) -> None:
         nn.Module.__init__(self)
         self.llm = llm
         self.image_token_id = image_token_id

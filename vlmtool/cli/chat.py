@@ -131,15 +131,15 @@ def _load(parts: dict[str, Any]) -> Generator:
     import logging
     import warnings
 
-    from vlmtool.chat.load import load_chat_model
-
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks while it is imported
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from vlmtool.chat.load import load_chat_model
+
     return load_chat_model(**parts)
 
 

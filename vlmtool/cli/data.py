@@ -58,7 +58,7 @@ def check(
     console = out()
     console.print(_summary(report, data.max_length))
     if report.findings:
-        console.print(_table(report))
+        console.print(_table(report), soft_wrap=False)
         for line in _places(report, None if show_all else SHOWN):
             console.print(line)
     if not report.num_samples:
@@ -160,13 +160,12 @@ def _table(report: "CheckReport") -> "Table":
 
     from vlmtool.data.check import DEFECTS
 
-    table = Table("", "what", "count", "first", "how to fix it", title_justify="left")
+    table = Table("", "what", "count", "how to fix it")
     table.columns[2].justify = "right"
     for kind, findings in report.by_kind().items():
         defect = DEFECTS[kind]
         level = Text(defect.level, style="bold red" if defect.level == "error" else "yellow")
-        first = Text(clean(findings[0].sample_id or findings[0].origin))
-        table.add_row(level, Text(defect.title), str(len(findings)), first, Text(defect.remedy))
+        table.add_row(level, Text(defect.title), str(len(findings)), Text(defect.remedy))
     return table
 
 

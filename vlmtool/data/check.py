@@ -155,12 +155,14 @@ class _Checker:
         for origin, number, record in track(records, len(records), f"Checking {path.name}"):
             self.report.num_records += 1
             sample_id = record_id(record, str(number))
-            self._check_duplicates(record, origin, sample_id, ids)
+            if (own_id := record_id(record, "")) and (first := ids.setdefault(own_id, origin)) != origin:
+                self._note("duplicate_id", origin, own_id, f"first used at {first}")
             try:
                 conversation = parse_record(record, origin, str(number), self.image_position)
             except RecordError as error:
                 self._note(error.kind, origin, sample_id, error)
                 continue
+            self._check_copy(record, origin, sample_id)
             images_fine = self._check_images(conversation)
             self._check_tokens(conversation, images_fine)
 
@@ -171,13 +173,9 @@ class _Checker:
             text = text.removeprefix(known)
         self.report.findings.append(Finding(kind, origin, sample_id, text))
 
-    def _check_duplicates(self, record: Any, origin: str, sample_id: str, ids: dict[str, str]) -> None:
-        """An id twice in a file; the same images and turns twice anywhere, a held-out record in training included."""
-        if (first := ids.setdefault(sample_id, origin)) != origin:
-            self._note("duplicate_id", origin, sample_id, f"first used at {first}")
-        if not isinstance(record, dict):
-            return
-        content = json.dumps([record.get("image"), record.get("conversations")], sort_keys=True)
+    def _check_copy(self, record: dict[str, Any], origin: str, sample_id: str) -> None:
+        """The same images and turns as before; a held-out record that is in the training file, too."""
+        content = json.dumps([record.get("image"), record["conversations"]], sort_keys=True)
         key = hashlib.blake2b(content.encode(), digest_size=16).digest()
         if (first := self._contents.setdefault(key, origin)) != origin:
             self._note("duplicate_record", origin, sample_id, f"same images and turns as {first}")

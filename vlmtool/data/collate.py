@@ -27,6 +27,16 @@ class Batch:
         """Number of tokens that make the loss."""
         return int((self.labels[:, 1:] != IGNORED).sum())
 
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return len(self.ids)
+
+    @property
+    def num_images(self) -> int:
+        """I, pictures over all samples."""
+        return 0 if self.pixel_values is None else len(self.pixel_values)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
         pixels = self.pixel_values.to(device, non_blocking=True) if self.pixel_values is not None else None

@@ -137,9 +137,9 @@ class Renderer:
     def _encode(self, text: str, spans: Sequence[Span]) -> _Encoded:
         """Tokens of `text`, with an edge between tokens where an answer begins and where it ends.
 
-        A prompt ends where its answer begins, and its ids must be the first ids of the sample. Where the tokenizer would
-        join characters of both, as in "\\n" + "\\n\\nYes", or split the prompt's last spaces because of what follows
-        them, the text is encoded in pieces.
+        A prompt ends where its answer begins, and its ids must be the first ids of the sample. Where the tokenizer
+        would join characters of both, as in "\\n" + "\\n\\nYes", or split the prompt's last spaces because of what
+        follows them, the text is encoded in pieces.
         """
         encoded = self._encode_pieces(text, [])
         cuts = sorted(

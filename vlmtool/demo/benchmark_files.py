@@ -26,7 +26,16 @@ NUM_OPTIONS = {"frame": 3}  # the others have 4
 PAIRS_PER_ATTRIBUTE = 20
 ROTATION_STEP = 1_000_000  # rotation r of question i has index i + r * ROTATION_STEP
 COLUMNS = (
-    "index", "question", "hint", *texts.LETTERS, "answer", "category", "image", "source", "l2-category", "comment",
+    "index",
+    "question",
+    "hint",
+    *texts.LETTERS,
+    "answer",
+    "category",
+    "image",
+    "source",
+    "l2-category",
+    "comment",
     "split",
 )
 L2_CATEGORIES = {
@@ -36,7 +45,7 @@ L2_CATEGORIES = {
 
 
 @dataclass(frozen=True)
-class TestQuestion:
+class BenchmarkQuestion:
     """A question with its picture; `group` is shared by the questions that differ in the picture alone."""
 
     choice: texts.Choice
@@ -70,7 +79,7 @@ def balanced_option_sets(
     return sets
 
 
-def _test_questions(rng: np.random.Generator) -> Iterator[TestQuestion]:
+def _test_questions(rng: np.random.Generator) -> Iterator[BenchmarkQuestion]:
     """All questions of the test, category by category, each group once around its options."""
     group = 0
     for attribute in ATTRIBUTES:
@@ -80,11 +89,11 @@ def _test_questions(rng: np.random.Generator) -> Iterator[TestQuestion]:
             for answer, value in enumerate(options):
                 scene = sample_scene(rng, held_out=True, fixed={attribute: value})
                 choice = texts.Choice(attribute, text, options, answer)
-                yield TestQuestion(choice, encode_jpeg(draw(scene, rng)), group)
+                yield BenchmarkQuestion(choice, encode_jpeg(draw(scene, rng)), group)
             group += 1
 
 
-def _other_pictures(questions: Sequence[TestQuestion], rng: np.random.Generator) -> list[bytes]:
+def _other_pictures(questions: Sequence[BenchmarkQuestion], rng: np.random.Generator) -> list[bytes]:
     """For each question a picture of another group; the same one for the whole group."""
     num_groups = questions[-1].group + 1
     pictures = [[q.picture for q in questions if q.group == group] for group in range(num_groups)]
@@ -93,7 +102,7 @@ def _other_pictures(questions: Sequence[TestQuestion], rng: np.random.Generator)
     return [given[question.group] for question in questions]
 
 
-def _paired_questions(rng: np.random.Generator) -> Iterator[TestQuestion]:
+def _paired_questions(rng: np.random.Generator) -> Iterator[BenchmarkQuestion]:
     """Two pictures that differ in one attribute alone, the same question, and so two different answers."""
     for attribute in ATTRIBUTES:
         for number in range(PAIRS_PER_ATTRIBUTE):
@@ -106,7 +115,7 @@ def _paired_questions(rng: np.random.Generator) -> Iterator[TestQuestion]:
             for scene in (one, other):
                 choice = texts.Choice(attribute, text, options, options.index(scene.value(attribute)))
                 picture = encode_jpeg(draw(scene, np.random.default_rng(seed)))  # the same jitter in both
-                yield TestQuestion(choice, picture, number, comment=f"{attribute}_{number:02d}")
+                yield BenchmarkQuestion(choice, picture, number, comment=f"{attribute}_{number:02d}")
 
 
 def _two_scenes(attribute: str, rng: np.random.Generator) -> tuple[Scene, Scene]:
@@ -119,7 +128,9 @@ def _two_scenes(attribute: str, rng: np.random.Generator) -> tuple[Scene, Scene]
             continue
 
 
-def _write_tsv(path: Path, questions: Sequence[TestQuestion], pictures: Sequence[bytes], rotate: bool = True) -> None:
+def _write_tsv(
+    path: Path, questions: Sequence[BenchmarkQuestion], pictures: Sequence[bytes], rotate: bool = True
+) -> None:
     """Write questions and, after them, their rotations, which name the first row's index in place of a picture."""
     rows = []
     for index, (question, picture) in enumerate(zip(questions, pictures, strict=True), start=1):
@@ -132,7 +143,7 @@ def _write_tsv(path: Path, questions: Sequence[TestQuestion], pictures: Sequence
         writer.writerows(rows)
 
 
-def _row(question: TestQuestion, index: int, rotation: int, picture: bytes) -> dict[str, str]:
+def _row(question: BenchmarkQuestion, index: int, rotation: int, picture: bytes) -> dict[str, str]:
     """One row: the options shifted left by `rotation`, the answer moved with them."""
     options = question.choice.options
     shifted = options[rotation:] + options[:rotation]

@@ -14,10 +14,11 @@ from vlmtool.demo.scenes import Scene
 PICTURE_SIZES = ((64, 64), (80, 80), (96, 96), (96, 84), (84, 96))  # width, height in pixels
 HUES = {"red": 0, "orange": 30, "yellow": 57, "green": 125, "blue": 222, "purple": 287}  # degrees
 GROUNDS = {"white": (244, 244, 240), "gray": (150, 150, 150), "black": (22, 22, 26), "brown": (116, 76, 44)}
-RADII = {"tiny": 4.6, "small": 7.0, "large": 9.7, "huge": 12.8}  # of the circle around the object
+RADII = {"tiny": 5.0, "small": 7.3, "large": 9.8, "huge": 12.8}  # of the circle around the object
 PLACES = {"top": (0, -1), "bottom": (0, 1), "left": (-1, 0), "right": (1, 0)}  # direction from the middle
 OPPOSITE = {"top": "bottom", "bottom": "top", "left": "right", "right": "left"}
 OFF_CENTRE = 10.5  # an object at a place has its centre this far from the middle
+OBJECT_CARD = 27.0  # side of the light card behind the object: the ground would blur small shapes
 DIGIT_SIDE = 20.0
 JPEG_QUALITY = 92
 OVERSAMPLING = 2  # drawn this much larger and averaged down: PIL's shapes have hard edges
@@ -65,7 +66,11 @@ def _centre(place: str, size: tuple[int, int], unit: float, rng: np.random.Gener
 
 
 def _draw_pattern(
-    canvas: ImageDraw.ImageDraw, scene: Scene, size: tuple[int, int], unit: float, ground: tuple[int, ...],
+    canvas: ImageDraw.ImageDraw,
+    scene: Scene,
+    size: tuple[int, int],
+    unit: float,
+    ground: tuple[int, ...],
     rng: np.random.Generator,
 ) -> None:
     """Stripes, dots or checks, a little darker than a light ground or lighter than a dark one."""
@@ -90,11 +95,13 @@ def _draw_pattern(
 def _draw_object(
     canvas: ImageDraw.ImageDraw, scene: Scene, centre: Point, unit: float, rng: np.random.Generator
 ) -> None:
-    """The object in its colour (hue within 6 degrees), its radius within 3 %."""
+    """The object on a light card: its hue within 6 degrees, its radius within 3 %."""
     hue = (HUES[scene.colour] + rng.uniform(-6, 6)) % 360 / 360
     fill = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, rng.uniform(0.85, 1), rng.uniform(0.85, 1)))
     radius = RADII[scene.size] * rng.uniform(0.97, 1.03) * unit
     x, y = centre
+    card = OBJECT_CARD / 2 * unit
+    canvas.rectangle([x - card, y - card, x + card, y + card], fill=(int(rng.uniform(225, 250)),) * 3)
     if scene.object == "circle":
         canvas.ellipse([x - radius, y - radius, x + radius, y + radius], fill=fill)
         return
@@ -165,8 +172,18 @@ _OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)],
     "triangle": [(0, -1), (0.95, 0.75), (-0.95, 0.75)],
     "cross": [
-        (-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM),
-        (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM),
+        (-_ARM, -1),
+        (_ARM, -1),
+        (_ARM, -_ARM),
+        (1, -_ARM),
+        (1, _ARM),
+        (_ARM, _ARM),
+        (_ARM, 1),
+        (-_ARM, 1),
+        (-_ARM, _ARM),
+        (-1, _ARM),
+        (-1, -_ARM),
+        (-_ARM, -_ARM),
     ],
     "star": _star(),
     "heart": _heart(),

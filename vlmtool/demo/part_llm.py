@@ -17,7 +17,7 @@ from vlmtool.demo import texts
 from vlmtool.demo.part_tokenizer import ASSISTANT, USER
 from vlmtool.demo.scenes import Scene, sample_scene
 
-BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.01
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 600, 64, 2e-3, 0.01
 DIGIT_SHARE = 0.5
 FILLERS = ("the", "a", "picture", "with", "in", "on")
 REPEATED_SHARE = 0.7  # of the slots beyond the first mention of each word repeat one; the others hold fillers
@@ -61,7 +61,11 @@ def build_sample(tokenizer: PreTrainedTokenizerFast, slots: int, rng: np.random.
     question, answer = sample_task(scene, rng)
     head, body, tail = (
         tokenizer(text, add_special_tokens=False)["input_ids"]
-        for text in (f"{tokenizer.bos_token}{USER}{bag_text}", f"\n{question}{ASSISTANT}", f"{answer}{tokenizer.eos_token}")
+        for text in (
+            f"{tokenizer.bos_token}{USER}{bag_text}",
+            f"\n{question}{ASSISTANT}",
+            f"{answer}{tokenizer.eos_token}",
+        )
     )
     if len(head) != 2 + slots:
         raise ValueError(f"The description '{bag_text}' is not one token a word.")
@@ -82,7 +86,7 @@ def collate(samples: list[TextSample], pad_id: int) -> tuple[Tensor, Tensor, Ten
 
 
 def blur(embeds: Tensor, described: Tensor, generator: torch.Generator) -> Tensor:
-    """Mix each description's embeddings (B, T, D) with its neighbour's and add noise; other positions stay as they are."""
+    """Mix neighbouring embeddings (B, T, D) of each description and add noise; other positions stay as they are."""
     batch = embeds.shape[0]
     share = MIXING * torch.rand(batch, 1, 1, generator=generator)
     share = share * (described & described.roll(1, dims=1))[..., None]
@@ -93,22 +97,30 @@ def blur(embeds: Tensor, described: Tensor, generator: torch.Generator) -> Tenso
 
 
 def answer_logits(model: LlamaForCausalLM, embeds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (S, V) at the S supervised positions, and their labels (S,). Right padding needs no mask under causality."""
+    """Logits (S, V) and labels (S,) at the S supervised positions. Right padding needs no mask under causality."""
     hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, :-1]
     supervised = labels[:, 1:] != IGNORED
     return model.lm_head(hidden[supervised]), labels[:, 1:][supervised]
 
 
 def train_llm(
-    tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, say: Callable[[str], None]
+    tokenizer: PreTrainedTokenizerFast, seed: int, say: Callable[[str], None], steps: int = STEPS
 ) -> LlamaForCausalLM:
     """Train the language model from scratch; about five minutes on 2 cores."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False,
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)

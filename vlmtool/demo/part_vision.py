@@ -22,6 +22,7 @@ IMAGE_SIZE, PATCH_SIZE = 64, 16  # pixels
 NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 MEAN = STD = 0.5  # pixel normalisation
 DIGIT_SHARE = 0.5  # of the training scenes: handwriting is the hardest attribute
+STEPS, POOL_SIZE = 2000, 30_000
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 1.2e-3, 0.05
 GRAY_SHARE = 0.5  # of each batch has its colours taken away
 IGNORED = -100
@@ -47,9 +48,7 @@ def pad_to_square(picture: Image.Image) -> Image.Image:
 
 def attribute_labels(scene: Scene) -> list[int]:
     """The class of each attribute, in the order of `ATTRIBUTES`; a missing digit is one class more."""
-    return [
-        len(VALUES[a]) if (word := scene.value(a)) is None else VALUES[a].index(word) for a in ATTRIBUTES
-    ]
+    return [len(VALUES[a]) if (word := scene.value(a)) is None else VALUES[a].index(word) for a in ATTRIBUTES]
 
 
 def draw_pool(seed: int, count: int, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +83,7 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255 - MEAN) / STD
 
 
-# The 2 x 2 patches (of 4 x 4, in reading order) around each place, in the order of VALUES["place"]: top, left, bottom, right.
+# The 2 x 2 patches (of 4 x 4, in reading order) around top, left, bottom and right, the order of VALUES["place"].
 PATCHES_AT = torch.tensor([[1, 2, 5, 6], [4, 5, 8, 9], [9, 10, 13, 14], [6, 7, 10, 11]])
 COLOUR, PLACE = ATTRIBUTES.index("colour"), ATTRIBUTES.index("place")
 OPPOSITE_PLACE = torch.tensor([2, 3, 0, 1])  # where the digit is
@@ -92,8 +91,8 @@ SEEN_LOCALLY = tuple(ATTRIBUTES.index(a) for a in ("object", "colour", "size", "
 
 
 class AttributeHeads(nn.Module):
-    """Throw-away classifiers: one attribute at each patch position; all attributes from the pooled output; and, one layer
-    earlier, object and digit from the patches where they are, without which shapes are learned very slowly."""
+    """Throw-away classifiers: one attribute at each patch position; all attributes from the pooled output; and, one
+    layer earlier, object and digit from the patches where they are, without which shapes are learned very slowly."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -102,7 +101,9 @@ class AttributeHeads(nn.Module):
         self.of_pooled = nn.ModuleList(nn.Linear(width, n) for n in classes)
         self.of_local = nn.ModuleList(nn.Linear(width, classes[i]) for i in SEEN_LOCALLY)
 
-    def forward(self, hidden_states: Sequence[Tensor], pooled: Tensor, places: Tensor) -> list[tuple[int, Tensor, float]]:
+    def forward(
+        self, hidden_states: Sequence[Tensor], pooled: Tensor, places: Tensor
+    ) -> list[tuple[int, Tensor, float]]:
         """Predictions as (attribute index, logits (B, K, classes), weight in the loss).
 
         Args:
@@ -121,15 +122,9 @@ class AttributeHeads(nn.Module):
         return logits
 
 
-def without_colour(pixel_values: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, H, W) as gray ones, the channels weighted by lot: what a shape is must not hang on its colour."""
-    weights = torch.rand(len(pixel_values), 3, 1, 1, generator=generator)
-    return (pixel_values * weights / weights.sum(1, keepdim=True)).sum(1, keepdim=True).expand_as(pixel_values)
-
-
 def possible_classes() -> dict[int, Tensor]:
-    """For object, colour and place (by their index): (V, V', V'') bool, the classes that training can show beside the
-    other two attributes' classes, both in the order of `ATTRIBUTES`."""
+    """For object, colour and place (by their index): (V', V'', V) bool, the V classes that training can show beside
+    the other two attributes' classes, these in the order of `ATTRIBUTES`."""
     shown = torch.tensor(
         [[[not is_held_out(o, c, p) for p in VALUES["place"]] for c in VALUES["colour"]] for o in VALUES["object"]]
     )  # (objects, colours, places)
@@ -139,10 +134,10 @@ def possible_classes() -> dict[int, Tensor]:
 def heads_loss(predictions: list[tuple[int, Tensor, float]], target: Tensor) -> Tensor:
     """Cross-entropy summed over the attributes, `target` (B, 8).
 
-    Training shows only some objects beside a colour and a place. Were all objects scored, the encoder would learn to rule
-    out the others by colour and place, and so be wrong on exactly the test's combinations. So only those that can occur
-    compete (likewise for colours and places): nothing is gained by ruling out. A picture without colours has the class
-    `IGNORED` for its colour, and all shapes compete.
+    Training shows only some objects beside a colour and a place. Were all objects scored, the encoder would learn to
+    rule out the others by colour and place, and so be wrong on exactly the test's combinations. So only those that can
+    occur compete (likewise for colours and places): nothing is gained by ruling out. A picture without colours has the
+    class `IGNORED` for its colour, and all shapes compete.
     """
     losses = []
     possible = possible_classes()
@@ -156,14 +151,22 @@ def heads_loss(predictions: list[tuple[int, Tensor, float]], target: Tensor) -> 
     return torch.stack(losses).sum()
 
 
-def train_vision_encoder(seed: int, steps: int, pool_size: int, say: Callable[[str], None]) -> CLIPVisionModel:
+def train_vision_encoder(
+    seed: int, say: Callable[[str], None], steps: int = STEPS, pool_size: int = POOL_SIZE
+) -> CLIPVisionModel:
     """Train the encoder on drawn training scenes."""
     pixels, labels = draw_pools(seed, pool_size)
     say(f"vision encoder: drew {len(pixels)} pictures")
     torch.manual_seed(seed)
     config = CLIPVisionConfig(
-        hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6, image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE, projection_dim=192, hidden_act="quick_gelu",
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        projection_dim=192,
+        hidden_act="quick_gelu",
     )
     model = CLIPVisionModel(config)
     heads = AttributeHeads(config.hidden_size)
@@ -176,7 +179,7 @@ def train_vision_encoder(seed: int, steps: int, pool_size: int, say: Callable[[s
         target = labels[rows].clone()
         pixel_values = normalise(pixels[rows])
         gray = torch.arange(BATCH_SIZE) < GRAY_SHARE * BATCH_SIZE
-        pixel_values[gray] = without_colour(pixel_values[gray], generator)
+        pixel_values[gray] = pixel_values[gray].mean(1, keepdim=True)  # a shape must not hang on its colour
         target[gray, COLOUR] = IGNORED
         pixel_values = pixel_values + 0.05 * torch.randn(pixel_values.shape, generator=generator)
         output = model(pixel_values, output_hidden_states=True)

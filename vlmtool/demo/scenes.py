@@ -53,15 +53,19 @@ class Scene:
 def is_held_out(object_: str, colour: str, place: str) -> bool:
     """True for the third of the combinations that belong to the test and that no training sees, the parts' included.
 
-    A Latin design: every object, colour and place is held out equally often (16 of 48, 8 of 24 and so on). Two residues,
-    not one, so that two held-out scenes can differ in the object, the colour or the place alone.
+    A Latin design: every object, colour and place is held out equally often, and equally often beside each place. Two
+    residues, not one, so that two held-out scenes can differ in the object, the colour or the place alone.
     """
     index = VALUES["object"].index(object_) + VALUES["colour"].index(colour) + VALUES["place"].index(place)
     return index % len(VALUES["object"]) in (0, 1)
 
 
 def sample_scene(
-    rng: np.random.Generator, *, held_out: bool, fixed: Mapping[str, str] | None = None, digit_share: float = DIGIT_SHARE
+    rng: np.random.Generator,
+    *,
+    held_out: bool,
+    fixed: Mapping[str, str] | None = None,
+    digit_share: float = DIGIT_SHARE,
 ) -> Scene:
     """Draw a scene by lot, uniformly among those of one side of the hold-out.
 

@@ -82,15 +82,15 @@ class StepLoop(BaseLoop):
         micro_batches = [next(batches) for _ in range(self.accumulation)]
         waited = time.perf_counter() - start
         device = self.runner.device
-        counts = sum_over_ranks(
-            [sum(getattr(b, name) for b in micro_batches) for name in ("num_supervised", "num_tokens")]
-            + [sum(len(b.ids) for b in micro_batches)],
-            device,
-        )
+        counted = ("num_supervised", "num_tokens", "num_samples", "num_images")
+        counts = sum_over_ranks([sum(getattr(b, name) for b in micro_batches) for name in counted], device)
         total = torch.zeros((), dtype=torch.float64, device=device)
         for number, batch in enumerate(micro_batches):
             with self._sync_only_last(number):
                 total += self._backward(batch.to(device), counts[0])
+        if not counts[3]:  # a step without images says nothing on these weights: their momentum must not move them
+            for parameter in self.runner.vlm.image_parameters():
+                parameter.grad = None
         self.runner.optim_wrapper.step()
         self.runner.optim_wrapper.zero_grad(set_to_none=True)
         loss = sum_over_ranks([total.item()], device)[0] / counts[0]

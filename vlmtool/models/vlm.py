@@ -82,10 +82,13 @@ class VisionLanguageModel(nn.Module):
         total = cross_entropy(logits[0].float(), targets[supervised], reduction="sum")
         return Loss(total + self._touch_unused(image_embeds), supervised.sum())
 
+    def image_parameters(self) -> list[nn.Parameter]:
+        """The trained weights that only images reach: the projector's and the encoder's."""
+        return [p for part in (self.projector, self.vision_encoder) for p in part.parameters() if p.requires_grad]
+
     def _touch_unused(self, image_embeds: Tensor | None) -> Tensor | float:
         """Zero, but tied to the parameters that a batch without images leaves out, so that every rank reduces the same."""
         if image_embeds is not None or not self.training:
             return 0.0
-        parts = (self.projector, self.vision_encoder)
-        unused = [p for part in parts for p in part.parameters() if p.requires_grad]
+        unused = self.image_parameters()
         return torch.stack([p.flatten()[0] for p in unused]).sum().float() * 0.0 if unused else 0.0

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from vlmtool.utils.errors import UsageError
 
+PACKAGE = Path(__file__).resolve().parent.parent
+SHIPPED = "vlmtool://"  # a folder inside the installed package
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -14,16 +16,16 @@ def local_folder(name: str, what: str) -> Path:
 
     Args:
         name: a folder, or a hub id such as `openai/clip-vit-large-patch14-336`. With `VLMTOOL_HUB=modelscope` ids are
-            ModelScope's (needs the `modelscope` package).
+            ModelScope's (needs the `modelscope` package). `vlmtool://demo/assets/llm` is a folder of this package.
         what: how the error calls it: "llm.path", "--llava".
 
     Raises:
         UsageError: there is no such folder, and the hub does not give it either.
     """
-    path = Path(name).expanduser()
+    path = PACKAGE / name.removeprefix(SHIPPED) if name.startswith(SHIPPED) else Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.is_absolute() or name.startswith((".", "~")) or not _HUB_ID.fullmatch(name):
+    if path.is_absolute() or name.startswith((".", "~", SHIPPED)) or not _HUB_ID.fullmatch(name):
         raise UsageError(f"{what}: there is no folder '{name}'.\nGive an existing folder or a hub id (owner/name).")
     try:
         if os.environ.get("VLMTOOL_HUB") == "modelscope":

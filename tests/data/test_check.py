@@ -1,0 +1,176 @@
+"""The data check finds every defect, each at its place."""
+
+import json
+
+import pytest
+
+from vlmtool.data.check import CheckReport, check_data
+from vlmtool.data.templates.library import find_template, parse_template
+from vlmtool.utils.errors import UsageError
+
+MAX_LENGTH = 60
+LONG = "A red circle above a blue square. " * 10
+
+
+def record(name, question="<image>\nWhat?", answer="Yes", image="good.png") -> dict:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": name, "image": image, "conversations": turns}
+
+
+@pytest.fixture
+def check(tokenizer, tmp_path, picture):
+    picture("good.png")
+
+    def run(*paths, template=None, **options) -> CheckReport:
+        template = template or find_template("vicuna", None)
+        return check_data(paths, tmp_path / "images", tokenizer, template, 4, MAX_LENGTH, **options)
+
+    return run
+
+
+def found(report: CheckReport) -> set[tuple[str, int, str]]:
+    """(kind, line, id) of every finding."""
+    return {(f.kind, int(f.origin.rpartition(":")[2]), f.sample_id) for f in report.findings}
+
+
+def test_good_data_has_no_findings_and_is_counted(check, write_records, tokenizer):
+    report = check(write_records([record("a"), record("b", question="What is it?", image=None)]))
+    assert report.findings == []
+    assert not report.has_errors
+    assert (report.num_records, report.num_samples, report.num_images) == (2, 2, 1)
+    texts = ["<s>USER: <image>\nWhat? ASSISTANT: Yes</s>", "<s>USER: What is it? ASSISTANT: Yes</s>"]
+    lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    assert report.lengths == [lengths[0] + 3, lengths[1]]  # one image token is in the text, three more are counted
+    answer = len(tokenizer.encode(" Yes</s>", add_special_tokens=False))
+    assert report.num_supervised == 2 * answer
+    assert report.supervised_share == pytest.approx(2 * answer / sum(report.lengths))
+
+
+def test_every_defect_is_found_at_its_place(check, write_records, picture):
+    picture("broken.png").write_bytes(b"no picture")
+    cut_image = {
+        "id": "cut image", "image": "good.png",
+        "conversations": [{"from": "human", "value": LONG}, {"from": "gpt", "value": "Yes"},
+                          {"from": "human", "value": "<image>"}, {"from": "gpt", "value": "No"}],
+    }  # fmt: skip
+    path = write_records(
+        [
+            record("fine"),
+            '{"id": "cut off", "conversations": [',
+            {"id": "no turns"},
+            ["a list"],
+            record("tags", question="<image><image>"),
+            record("outside", image="../secret.png"),
+            record("missing", image="absent.png"),
+            record("broken", image="broken.png"),
+            cut_image,
+            record("mute", answer="Yes", question="<image>" + LONG),
+            record("long", answer=LONG),
+            record("fine", question="<image>\nAnother question?"),
+            record("copy"),
+        ]
+    )
+    report = check(path)
+    assert found(report) == {
+        ("json", 2, ""), ("form", 3, "no turns"), ("form", 4, "4"), ("tags", 5, "tags"), ("outside", 6, "outside"),
+        ("missing_image", 7, "missing"), ("broken_image", 8, "broken"), ("cut_image", 9, "cut image"),
+        ("unsupervised", 10, "mute"), ("cut_answer", 11, "long"), ("duplicate_id", 12, "fine"),
+        ("duplicate_record", 13, "copy"),
+    }  # fmt: skip
+    assert report.has_errors
+    assert report.num_samples == 4  # fine, long, the other fine, copy
+
+
+def test_the_worst_kind_stands_first(check, write_records):
+    report = check(write_records([record("a"), record("a"), record("b", image="absent.png"), "{"]))
+    assert list(report.by_kind()) == ["json", "missing_image", "duplicate_id", "duplicate_record"]
+
+
+def test_every_record_of_a_kind_is_listed(check, write_records):
+    report = check(write_records([{"id": n} for n in range(50)]))
+    assert found(report) == {("form", n + 1, str(n)) for n in range(50)}
+
+
+def test_warnings_alone_are_no_errors(check, write_records):
+    report = check(write_records([record("a"), record("b", answer=LONG), record("a", answer="No")]))
+    assert {f.kind for f in report.findings} == {"cut_answer", "duplicate_id"}
+    assert not report.has_errors
+
+
+def test_nothing_to_learn_from_is_an_error(check, write_records):
+    silent = {"id": "a", "conversations": [{"from": "human", "value": "What?"}]}
+    report = check(write_records([silent]))
+    assert found(report) == {("unsupervised", 1, "a")}
+    assert report.has_errors
+
+
+def test_only_a_deep_check_finds_a_cut_picture(check, write_records, picture):
+    path = picture("cut.png", 60, 40)
+    path.write_bytes(path.read_bytes()[:300])
+    records = write_records([record("a", image="cut.png")])
+    assert check(records).findings == []
+    assert found(check(records, deep=True)) == {("broken_image", 1, "a")}
+
+
+def test_each_use_of_a_missing_image_is_listed(check, write_records):
+    turns = [{"from": "human", "value": "<image><image><image>"}, {"from": "gpt", "value": "x"}]
+    several = {"id": "b", "image": ["no.png", "no.png", "neither.png"], "conversations": turns}
+    report = check(write_records([record("a", image="no.png"), several]))
+    assert [(f.sample_id, f.detail) for f in report.findings] == [
+        ("a", "no.png"),
+        ("b", "no.png"),
+        ("b", "neither.png"),
+    ]
+
+
+def test_a_held_out_record_that_is_in_training_is_found(check, write_records):
+    training = write_records([record("a")])
+    held_out = write_records([record("a")], "val.jsonl")
+    [finding] = check(training, held_out).findings  # the same id in another file is no defect
+    assert (finding.kind, finding.origin) == ("duplicate_record", f"{held_out}:1")
+    assert finding.detail == f"same images and turns as {training}:1"
+
+
+def test_an_array_that_is_cut_is_one_finding(check, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([record("a"), record("b")])[:-20])
+    [finding] = check(path).findings
+    assert (finding.kind, finding.origin) == ("json", str(path))
+
+
+def test_a_file_that_is_not_there_is_known_before_work_starts(check, tmp_path):
+    with pytest.raises(UsageError, match="no data file"):
+        check(tmp_path / "absent.json")
+
+
+def test_a_limit_looks_at_the_first_records_of_each_file(check, write_records):
+    files = [write_records([record(n) for n in range(5)], name) for name in ("a.jsonl", "b.jsonl")]
+    assert check(*files, limit=2).num_records == 4
+
+
+def test_what_the_template_refuses_is_listed(check, write_records):
+    text = "{{ raise_exception('no system turn') }}{% generation %}{% endgeneration %}"
+    report = check(write_records([record("a"), record("b", answer="x")]), template=parse_template("strict", text))
+    assert found(report) == {("template", 1, "a"), ("template", 2, "b")}
+    assert "no system turn" in report.findings[0].detail
+
+
+def test_marked_image_tokens_are_found(check, write_records):
+    text = "{% for m in messages %}|{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    assert found(check(write_records([record("a")]), template=parse_template("all", text))) == {
+        ("supervised_image", 1, "a")
+    }
+
+
+def test_details_do_not_repeat_place_and_id(check, write_records):
+    report = check(write_records([record("a", question="<image><image>"), "{"]))
+    assert sorted(f.detail for f in report.findings) == [
+        "has 2 <image> tags but 1 images.",
+        "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    ]
+
+
+def test_percentiles_are_lengths_that_occur():
+    report = CheckReport(lengths=list(range(100, 0, -1)))
+    assert [report.length_at(share) for share in (0.0, 0.01, 0.5, 0.9, 0.99, 1)] == [1, 1, 50, 90, 99, 100]
+    assert CheckReport().length_at(0.5) == 0

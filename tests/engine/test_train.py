@@ -1,0 +1,192 @@
+"""Training against a plain torch loop, and against itself: accumulation, processes, resuming."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, CLIPVisionModel
+
+from tests.engine.conftest import FINETUNE, PRETRAIN, log_rows, losses
+from vlmtool.engine.build import build_runner
+from vlmtool.models.checkpoint import read_checkpoint
+from vlmtool.recipe.catalog import recipes
+from vlmtool.recipe.load import load_recipe
+from vlmtool.utils.errors import CheckpointError, DataError, RecipeError, UsageError
+
+LORA = "llm.lora=dict(r=8, alpha=16)"  # no dropout: equalities
+
+
+def plain_loop(standins, start: dict[str, torch.Tensor], batches: list, lr: float) -> list[float]:
+    """The same training in plain torch, transformers and peft: full logits, no masking tricks."""
+    clip = CLIPVisionModel.from_pretrained(standins.clip).eval()
+    llm = AutoModelForCausalLM.from_pretrained(standins.llama)
+    width = llm.config.hidden_size
+    projector = torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.GELU(), torch.nn.Linear(width, width))
+    projector.load_state_dict({k.removeprefix("projector.model."): v for k, v in start.items() if k.startswith("projector")})
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    llm = get_peft_model(llm, LoraConfig(r=8, lora_alpha=16, target_modules=targets))
+    adapter = {k.removeprefix("llm."): v for k, v in start.items() if k.startswith("llm.")}
+    assert not llm.load_state_dict(adapter, strict=False).unexpected_keys
+    params = [p for p in [*projector.parameters(), *llm.parameters()] if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
+    steps, warmup = len(batches), round(0.03 * len(batches))
+    seen = []
+    for step, batch in enumerate(batches):
+        factor = (step + 1) / (warmup + 1) if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * factor
+        is_image = batch.input_ids >= llm.config.vocab_size
+        embeds = llm.get_input_embeddings()(batch.input_ids.masked_fill(is_image, 0)).detach().clone()
+        if batch.pixel_values is not None:
+            with torch.no_grad():
+                features = clip(batch.pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
+            embeds[is_image] = projector(features).flatten(0, 1)
+        logits = llm(inputs_embeds=embeds).logits[:, :-1]
+        loss = cross_entropy(logits.flatten(0, 1), batch.labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        seen.append(loss.item())
+    return seen
+
+
+def test_same_losses_as_a_plain_torch_loop(small, standins, tmp_path):
+    recipe = load_recipe(FINETUNE, [*small, LORA, "schedule.max_steps=20", "projector.lr=None", "schedule.lr=2e-3"])
+    runner = build_runner(recipe, "run", tmp_path).runner
+    start = {name: p.detach().clone() for name, p in runner.model.named_parameters() if p.requires_grad}
+    batches = list(runner.train_dataloader)
+    runner.train()
+    ours, theirs = losses(tmp_path), plain_loop(standins, start, batches, 2e-3)
+    assert len(ours) == 20 and theirs[-1] < theirs[0] - 0.2
+    assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_accumulation_does_not_change_the_numbers(run):
+    whole = run("whole", LORA)
+    quarters = run("quarters", LORA, "schedule.batch_size=1", "schedule.accumulation=4")
+    assert losses(whole) == pytest.approx(losses(quarters), rel=1e-5)
+    counts = {row["num_supervised"] for row in log_rows(whole).values()}
+    assert len(counts) > 1  # steps of unequal token counts, or the test shows nothing
+
+
+def test_two_processes_are_one(run, small, tmp_path):
+    one = run("one", LORA)
+    arguments = [x for o in [*small, LORA, "schedule.batch_size=1", "schedule.accumulation=2"] for x in ("--set", o)]
+    environment = {**os.environ, "NPROC_PER_NODE": "2", "PORT": "29611"}
+    command = [sys.executable, "-m", "vlmtool", "train", FINETUNE, "--work-dir", str(tmp_path / "two"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert losses(one) == pytest.approx(losses(tmp_path / "two"), rel=1e-5)
+    weights = [read_checkpoint(folder / "iter_4.pth").state_dict for folder in (one, tmp_path / "two")]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("quantization", ["None", "'nf4'"])
+def test_resuming_continues_exactly(run, tmp_path, standins, quantization):
+    extra = [
+        "llm.lora=dict(r=8, alpha=16, dropout=0.1)", f"llm.quantization={quantization}", "data.num_workers=1",
+        "schedule.save_every=2", "schedule.val_every=1", f"data.val_path={str(standins.data)!r}", "data.sampler='length'",
+    ]  # fmt: skip
+    unbroken = run("unbroken", *extra)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("iter_2.pth", "iter_2.state"):
+        source = unbroken / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, broken / name)
+    (broken / "last_checkpoint").write_text("iter_2.pth\n")
+    run("broken", *extra, resume=True)
+    assert losses(broken) == losses(unbroken)[2:]
+    ours, theirs = (read_checkpoint(f / "iter_4.pth").state_dict for f in (broken, unbroken))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert log_rows(broken, "val_log.jsonl")[4] == log_rows(unbroken, "val_log.jsonl")[4]
+
+
+def test_resuming_with_other_batches_is_refused(run, tmp_path):
+    run("first", "schedule.save_every=2")
+    with pytest.raises(CheckpointError, match="step_size 4 → 2"):
+        run("first", "schedule.batch_size=2", resume=True)
+    with pytest.raises(CheckpointError, match="seed 0 → 1"):
+        run("first", "runtime.seed=1", resume=True)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in recipes()])
+def test_every_recipe_takes_two_steps(name, small, standins, tmp_path):
+    llm = standins.internlm if "internlm" in name else standins.llama
+    own_template = [] if load_recipe(name).llm.template else ["llm.template='vicuna'"]
+    overrides = [*small, f"llm.path={str(llm)!r}", "schedule.max_steps=2", "data.val_path=None", "data.sample_prompts=()", *own_template]
+    recipe = load_recipe(name, overrides)
+    prepared = build_runner(recipe, name, tmp_path)
+    before = {n: p.detach().clone() for n, p in prepared.runner.model.named_parameters() if p.requires_grad}
+    prepared.runner.train()
+    now = dict(prepared.runner.model.named_parameters())
+    assert any(not torch.equal(before[n], now[n]) for n in before)
+    assert len(losses(tmp_path)) == 2 and all(map(math.isfinite, losses(tmp_path)))
+
+
+def test_the_next_stage_starts_from_the_projector(run, tmp_path):
+    first = run("first", recipe=PRETRAIN)
+    projector = read_checkpoint(first / "iter_4.pth").state_dict
+    second = run("second", f"init_from={str(first)!r}", "schedule.lr=1e-12", "projector.lr=None", "llm.quantization=None",
+                 "llm.template='internlm_chat'")  # fmt: skip
+    checkpoint = read_checkpoint(second / "iter_4.pth")
+    for name, value in projector.items():
+        torch.testing.assert_close(checkpoint.state_dict[name], value)
+    assert [parent["name"] for parent in checkpoint.meta["parents"]] == [PRETRAIN]
+
+
+def test_a_stage_on_another_base_is_refused(run, standins):
+    first = run("first", recipe=PRETRAIN)
+    with pytest.raises(CheckpointError, match="was trained on another llm"):
+        run("second", f"init_from={str(first)!r}", f"llm.path={str(standins.internlm)!r}")
+
+
+def test_checkpoints_are_kept_and_dropped(run):
+    folder = run("kept", "schedule.save_every=1", "schedule.keep=2", "schedule.save_epochs=False")
+    names = sorted(p.name for p in folder.glob("*.pth"))
+    assert names == ["iter_3.pth", "iter_4.pth"]
+    assert sorted(p.name for p in folder.glob("*.state")) == ["iter_3.state", "iter_4.state"]
+    assert (folder / "last_checkpoint").read_text() == "iter_4.pth\n"
+
+
+def test_epochs_are_saved_by_name(run):
+    folder = run("epochs", "schedule.max_steps=None", "schedule.save_epochs=True", "schedule.batch_size=16", "schedule.epochs=2.0")
+    assert sorted(p.name for p in folder.glob("*.pth")) == ["epoch_1.pth", "epoch_2.pth"]
+
+
+def test_learning_rates_per_part(run):
+    folder = run("rates", "projector.lr=1e-3", "llm.lr=3e-5", "schedule.warmup_ratio=0.0", "schedule.decay='constant'")
+    assert log_rows(folder)[1]["lr"] == {"projector": 1e-3, "llm": 3e-5}
+
+
+def test_bf16_and_activation_checkpointing_train(run):
+    reference = losses(run("float32", LORA))
+    assert losses(run("checkpointing", LORA, "runtime.activation_checkpointing=True")) == pytest.approx(reference, rel=1e-5)
+    assert losses(run("bf16", LORA, "runtime.dtype='bfloat16'")) == pytest.approx(reference, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("runtime.dtype='float16'", UsageError, "needs a GPU"),
+        ("llm.path='no/such/folder/here'", UsageError, "there is no folder"),
+        ("data.path='missing.json'", UsageError, "no data file"),
+        ("data.image_folder='/nowhere'", DataError, "images are missing"),
+        ("llm.lora=dict(r=8, alpha=16, target_modules=('q_porj',))", RecipeError, "Did you mean 'q_proj'"),
+        ("projector.type='vlmtool.models.projectors.mlp.MPLProjector'", RecipeError, "MPLProjector"),
+        ("projector.dept=3", RecipeError, "Did you mean 'depth'"),
+        ("init_from='work_dirs/nothing'", UsageError, "init_from: there is no"),
+        ("vision_encoder.select_layer=-40", UsageError, "blocks"),
+    ],
+)
+def test_mistakes_are_told(run, override, error, message):
+    with pytest.raises(error, match=message) as caught:
+        run("wrong", override)
+    assert len(str(caught.value).splitlines()) <= 3

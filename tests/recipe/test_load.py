@@ -1,0 +1,84 @@
+"""Reading recipes: overrides, nearest names, what is refused."""
+
+import pytest
+
+from vlmtool.recipe.load import load_recipe
+from vlmtool.recipe.override import parse_value
+from vlmtool.utils.errors import RecipeError, UsageError, VlmtoolError
+
+NAME = "llava_vicuna_7b_v15_finetune"
+
+MINIMAL = """
+llm = dict(path="a/llm", template="vicuna")
+vision_encoder = dict(path="a/clip")
+projector = dict()
+data = dict(path="d.json")
+schedule = dict(lr=1e-3, batch_size=2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("llm.pth=1", r"unknown key 'llm.pth'. Did you mean 'path'\?"),
+        ("dta.path=1", r"unknown key 'dta'. Did you mean 'data'\?"),
+        ("llm.lora=dict(rr=3)", r"unknown key 'llm.lora.rr'"),
+        ("schedule.lr='fast'", r"schedule.lr = 'fast'"),
+        ("schedule.batch_size=0", r"schedule.batch_size = 0"),
+        ("schedule.batch_size=2.5", r"schedule.batch_size = 2.5"),
+        ("llm.quantization='nf5'", r"llm.quantization = 'nf5'"),
+        ("llm.freeze=True", r"frozen and to get a LoRA"),
+        ("llm.path.x=3", r"'path' is the value"),
+    ],
+)
+def test_mistakes_are_told_in_three_lines(override, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(NAME, [override])
+    assert len(str(caught.value).splitlines()) <= 3
+    assert caught.value.exit_code == 2
+
+
+def test_override_without_value():
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        load_recipe(NAME, ["schedule.lr"])
+
+
+def test_unknown_name_shows_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean 'llava_vicuna_7b_v15_finetune'"):
+        load_recipe("llava_vicuna_7b_v15_finetun")
+
+
+def test_values_are_python_literals():
+    assert parse_value("1e-4") == 1e-4
+    assert parse_value("(1, 'a')") == (1, "a")
+    assert parse_value("dict(r=8, x=dict(y=[1]))") == {"r": 8, "x": {"y": [1]}}
+    assert parse_value("None") is None
+    assert parse_value("a/b-c.json") == "a/b-c.json"
+    assert parse_value("__import__('os').system('true')") == "__import__('os').system('true')"
+
+
+def test_full_training_of_quantized_weights_is_refused():
+    with pytest.raises(RecipeError, match="nf4 weights cannot be trained"):
+        load_recipe(NAME, ["llm.lora=None", "llm.freeze=False", "llm.quantization='nf4'"])
+
+
+def test_a_recipe_that_trains_nothing_is_refused():
+    with pytest.raises(RecipeError, match="trains nothing"):
+        load_recipe(NAME, ["llm.lora=None", "projector.freeze=True"])
+
+
+def test_a_users_file_and_class(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from torch.nn import Linear\n" + MINIMAL.replace("projector = dict()", "projector = dict(type=Linear, depth=4)"))
+    recipe = load_recipe(str(file))
+    assert recipe.projector.type == "torch.nn.Linear" and recipe.projector.options == {"depth": 4}
+    assert recipe.llm.is_frozen and recipe.vision_encoder.is_frozen
+
+
+@pytest.mark.parametrize("text", ["llm = dict(", "import os, sys\n" + MINIMAL, "x = 1 / 0", "from nowhere.at.all import a\nllm = a()", ""])
+def test_unreadable_files_are_told(tmp_path, text):
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(VlmtoolError) as caught:
+        load_recipe(str(file))
+    assert len(str(caught.value).splitlines()) <= 3 and "broken.py" in str(caught.value)
