@@ -35,7 +35,9 @@ INTERNLM_SPECIAL = [*SPECIAL, "<eoh>", "<eoa>", "<|User|>", "<|Bot|>", "<|System
 COLOURS = {"red": (210, 40, 30), "green": (40, 170, 60), "blue": (40, 70, 210), "yellow": (230, 210, 50)}
 SHAPES = ("circle", "square", "bar")
 # Half of it random letters: without merges enough, the vocabulary would be smaller than asked for.
-TEXT = "USER: What is in the picture? ASSISTANT: A red circle. Which colour is the square? It is blue, green or yellow. "
+TEXT = (
+    "USER: What is in the picture? ASSISTANT: A red circle. Which colour is the square? It is blue, green or yellow. "
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Standins:
 
 def make_standins(folder: Path, seed: int = 0) -> Standins:
     """One stand-in of each kind below `folder`."""
-    parts = Standins(*(folder / name for name in ("llama", "internlm", "clip", "siglip", "data/llava.json", "data/images")))
+    parts = Standins(
+        *(folder / name for name in ("llama", "internlm", "clip", "siglip", "data/llava.json", "data/images"))
+    )
     make_llama(parts.llama, seed + 1)
     make_llama(parts.internlm, seed + 2, attention_bias=True, special_tokens=INTERNLM_SPECIAL)
     make_clip(parts.clip, seed + 3)
@@ -146,7 +150,10 @@ def _record(images: Path, number: int, draw: random.Random) -> dict[str, Any]:
     names = [f"{number:03d}_{place}.jpg" for place in range(len(scenes))]
     (colour, shape), *others = scenes
     if kind == 1:
-        turns = [f"Name a shape other than a {shape}.", f"A {'square' if shape != 'square' else 'circle'}, for example."]
+        turns = [
+            f"Name a shape other than a {shape}.",
+            f"A {'square' if shape != 'square' else 'circle'}, for example.",
+        ]
         return {"id": number, "conversations": _turns(turns)}
     for name, scene in zip(names, scenes, strict=True):
         _picture(*scene, draw).save(images / name, quality=90)

@@ -17,7 +17,7 @@ from vlmtool.demo import texts
 from vlmtool.demo.part_tokenizer import ASSISTANT, USER
 from vlmtool.demo.scenes import Scene, sample_scene
 
-STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 600, 64, 2e-3, 0.01
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 64, 2e-3, 0.01
 DIGIT_SHARE = 0.5
 FILLERS = ("the", "a", "picture", "with", "in", "on")
 REPEATED_SHARE = 0.7  # of the slots beyond the first mention of each word repeat one; the others hold fillers
@@ -29,47 +29,54 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TextSample:
-    """Token ids; the description stands at `ids[2 : 2 + slots]`, the answer with its end at `ids[answer_at :]`."""
+    """Token ids and labels of the same length; the description stands at `ids[2 : 2 + slots]`."""
 
     ids: list[int]
+    labels: list[int]
     slots: int
-    answer_at: int
 
 
-def sample_task(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A question about a scene and its answer: describe, choose, look a letter up, or answer freely."""
+def sample_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions about a scene and their answers: describe, answer freely, choose a letter, or look letters up."""
     lot = rng.random()
-    if lot < 0.25:
-        return str(rng.choice(texts.DESCRIBE)), texts.caption(scene)
+    if lot < 0.15:
+        return [(str(rng.choice(texts.DESCRIBE)), texts.caption(scene))]
     attribute = texts.sample_attribute(scene, rng)
-    if lot < 0.45:
-        return texts.free_question(attribute, rng), texts.answer_sentence(scene.value(attribute))
+    if lot < 0.3:
+        return [(texts.free_question(attribute, rng), texts.answer_sentence(scene.value(attribute)))]
     choice = texts.sample_choice(scene, attribute, int(rng.choice([2, 3, 4, 4, 4])), rng)
-    # Looking up a letter is the half of multiple choice that needs no description: it teaches the other half.
-    question = f"Which letter is {choice.options[choice.answer]}?" if lot < 0.6 else choice.question
-    return texts.choice_prompt(question, choice.options), choice.letter
+    if lot < 0.6:
+        return [(texts.choice_prompt(choice.question, choice.options), choice.letter)]
+    return _letter_turns(choice, rng)
+
+
+def _letter_turns(choice: texts.Choice, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Every option's letter, asked one after another, then the choice itself.
+
+    Looking up a letter is the half of multiple choice that needs no description. Asked once per sample it is learned
+    very late; several times in a row, within some hundred steps.
+    """
+    order = rng.permutation(len(choice.options))
+    asked = [(f"Which letter is {choice.options[i]}?", texts.LETTERS[i]) for i in order]
+    opening = (texts.choice_prompt(asked[0][0], choice.options), asked[0][1])
+    return [opening, *asked[1:], (choice.question, choice.letter)]
 
 
 def build_sample(tokenizer: PreTrainedTokenizerFast, slots: int, rng: np.random.Generator) -> TextSample:
-    """One training sample: a description of `slots` tokens, question and answer, laid out as the chat template does."""
+    """One training sample: a description of `slots` tokens, then question and answer, as the chat template lays out."""
     scene = sample_scene(rng, held_out=False, digit_share=DIGIT_SHARE)
     words = scene.words()
     repeats = int(rng.binomial(slots - len(words), REPEATED_SHARE))
     bag = words + [words[i] for i in rng.integers(len(words), size=repeats)]
     bag += [FILLERS[i] for i in rng.integers(len(FILLERS), size=slots - len(bag))]
     bag_text = "".join(f" {word}" for word in rng.permutation(bag))
-    question, answer = sample_task(scene, rng)
-    head, body, tail = (
-        tokenizer(text, add_special_tokens=False)["input_ids"]
-        for text in (
-            f"{tokenizer.bos_token}{USER}{bag_text}",
-            f"\n{question}{ASSISTANT}",
-            f"{answer}{tokenizer.eos_token}",
-        )
-    )
-    if len(head) != 2 + slots:
-        raise ValueError(f"The description '{bag_text}' is not one token a word.")
-    return TextSample(head + body + tail, slots, len(head) + len(body))
+    pieces = []
+    for number, (question, answer) in enumerate(sample_turns(scene, rng)):
+        opening = f"{tokenizer.bos_token}{USER}{bag_text}\n" if number == 0 else USER
+        pieces += [f"{opening}{question}{ASSISTANT}", f"{answer}{tokenizer.eos_token}"]
+    encoded = tokenizer(pieces, add_special_tokens=False)["input_ids"]
+    labels = [[IGNORED] * len(ids) if i % 2 == 0 else ids for i, ids in enumerate(encoded)]
+    return TextSample([t for ids in encoded for t in ids], [t for ids in labels for t in ids], slots)
 
 
 def collate(samples: list[TextSample], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,7 +87,7 @@ def collate(samples: list[TextSample], pad_id: int) -> tuple[Tensor, Tensor, Ten
     described = torch.zeros_like(ids, dtype=torch.bool)
     for row, sample in enumerate(samples):
         ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
-        labels[row, sample.answer_at : len(sample.ids)] = ids[row, sample.answer_at : len(sample.ids)]
+        labels[row, : len(sample.ids)] = torch.tensor(sample.labels)
         described[row, 2 : 2 + sample.slots] = True
     return ids, labels, described
 
@@ -131,25 +138,26 @@ def train_llm(
         ids, labels, described = collate(samples, tokenizer.pad_token_id)
         embeds = blur(model.get_input_embeddings()(ids), described, generator)
         logits, targets = answer_logits(model, embeds, labels)
-        loss = nn.functional.cross_entropy(logits, targets)
+        # The mean over samples, not tokens: a letter weighs as much as a caption, or choosing is learned very late.
+        weights = 1 / (labels != IGNORED).sum(1, keepdim=True).expand_as(labels)[labels != IGNORED]
+        loss = (weights * nn.functional.cross_entropy(logits, targets, reduction="none")).sum() / BATCH_SIZE
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == steps:
-            right = float((logits.argmax(-1) == targets).float().mean())
-            say(f"language model: step {step}/{steps}, loss {loss.item():.3f}, answer tokens right {right:.3f}")
-    say(f"language model: letters right on unblurred descriptions {letter_accuracy(model.eval(), tokenizer):.3f}")
+            letters = letter_accuracy(model, tokenizer)
+            say(f"language model: step {step}/{steps}, loss {loss.item():.3f}, letters right {letters:.3f}")
     return model
 
 
 @torch.no_grad()
-def letter_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 600) -> float:
+def letter_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 300) -> float:
     """Share of samples with a one-letter answer whose letter the model gives, on fresh descriptions."""
     rng = np.random.default_rng(7)
     samples = [build_sample(tokenizer, MAX_SLOTS, rng) for _ in range(count)]
-    samples = [sample for sample in samples if len(sample.ids) - sample.answer_at == 2]  # a letter and the end
+    samples = [sample for sample in samples if sum(label != IGNORED for label in sample.labels) == 2]  # letter and end
     ids, labels, _ = collate(samples, tokenizer.pad_token_id)
     logits, targets = answer_logits(model, model.get_input_embeddings()(ids), labels)
     return float((logits.argmax(-1) == targets).float()[::2].mean())

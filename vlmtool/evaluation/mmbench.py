@@ -54,6 +54,11 @@ class MMBench:
         self._rows = {row.index: row for row in self._table.rows}
         self._open = lru_cache(maxsize=64)(lambda cell: open_picture(picture_bytes(cell)))  # rotations share one
 
+    @property
+    def rows(self) -> list[Row]:
+        """Every rotation of every question, as the file has it."""
+        return list(self._rows.values())
+
     def samples(self) -> list[Sample]:
         """Every rotation of every question."""
         digest = lru_cache(maxsize=None)(lambda cell: hashlib.sha256(cell.encode()).hexdigest())

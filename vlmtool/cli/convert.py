@@ -1,0 +1,137 @@
+"""`vlmtool convert`: a training's checkpoint to a model folder, and adapters into their bases."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlmtool.utils.errors import UsageError
+from vlmtool.utils.noise import silence_libraries
+from vlmtool.utils.terminal import clean
+
+_SHARD = typer.Option(metavar="SIZE", help="Largest weight file, such as 2GB or 500MB.")
+_SIZE = re.compile(r"\d+(\.\d+)?\s*[KMGT]B", re.IGNORECASE)
+_ASK = "--image PICTURE.jpg --question 'What is in the picture?'"
+
+
+def pth_to_hf(
+    config: Annotated[str, typer.Argument(help="Recipe of the training: a shipped name or a file.")],
+    pth: Annotated[Path, typer.Argument(help="Its checkpoint, such as work_dirs/NAME/iter_100.pth.")],
+    save_path: Annotated[Path, typer.Argument(help="Folder to write; replaced where a conversion wrote it.")],
+    save_format: Annotated[str, typer.Option(help="vlmtool: a model folder.")] = "vlmtool",
+    fp32: Annotated[bool, typer.Option("--fp32", help="Write float32 instead of the type of the bases.")] = False,
+    max_shard_size: Annotated[str, _SHARD] = "5GB",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+    ] = None,
+    cfg_options: Annotated[list[str] | None, typer.Option(hidden=True, help="XTuner's name of --set.")] = None,
+    safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
+) -> None:
+    """Turn a training's .pth into a model folder that vlmtool, transformers and peft load."""
+    _check_size(max_shard_size)
+    if not pth.is_file():
+        raise UsageError(f"PTH: there is no file '{pth}'.\nRun folders hold iter_N.pth, the newest in last_checkpoint.")
+    _be_quiet()
+    from vlmtool.convert.pth_to_hf import check_format
+    from vlmtool.convert.pth_to_hf import pth_to_hf as convert
+    from vlmtool.recipe.load import load_recipe
+
+    check_format(save_format)
+    recipe = load_recipe(config, [*(set_ or []), *(cfg_options or [])])
+    convert(recipe, pth, save_path, save_format, fp32, max_shard_size)
+    _report(save_path)
+    steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
+    if any((save_path / name).is_dir() for name in ("llm_adapter", "visual_encoder_adapter")):
+        merged = save_path.with_name(f"{save_path.resolve().name}_merged")
+        steps.append(f"vlmtool convert merge {_quoted(save_path)} {_quoted(merged)}")
+    _print_next(steps)
+
+
+def merge(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="BASE ADAPTER SAVE_PATH | FOLDER SAVE_PATH", help="One part, or a whole model folder."),
+    ],
+    is_clip: Annotated[bool, typer.Option("--is-clip", help="BASE is an image encoder.")] = False,
+    device: Annotated[str, typer.Option(help="Where to merge: cpu, cuda or auto.")] = "auto",
+    max_shard_size: Annotated[str, _SHARD] = "5GB",
+    safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
+) -> None:
+    """Merge an adapter into its base, or every adapter of a model folder into its part."""
+    if len(paths) not in (2, 3):
+        raise UsageError(
+            f"convert merge takes 2 or 3 paths, not {len(paths)}.\n"
+            "Give BASE ADAPTER SAVE_PATH for one part, or FOLDER SAVE_PATH for a whole model folder."
+        )
+    if device not in ("cpu", "cuda", "auto"):
+        raise UsageError(f"--device {device}: not known.\nIt takes cpu, cuda or auto.")
+    if is_clip and len(paths) == 2:
+        raise UsageError(
+            "--is-clip goes with BASE ADAPTER SAVE_PATH.\nA model folder knows its parts: drop the option."
+        )
+    _check_size(max_shard_size)
+    _be_quiet()
+    from vlmtool.convert.merge import merge_folder, merge_part
+
+    save_path = Path(paths[-1])
+    if len(paths) == 2:
+        merge_folder(Path(paths[0]), save_path, device, max_shard_size)
+        steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
+    else:
+        base, adapter = paths[:2]
+        merge_part(base, adapter, save_path, is_clip, device, max_shard_size)
+        steps = [_use_part(save_path, Path(adapter).resolve().parent)]
+    _report(save_path)
+    _print_next(steps)
+
+
+def _use_part(save_path: Path, folder: Path) -> str:
+    """The command that uses a merged part; `folder` may be the model folder of its adapter."""
+    from vlmtool.models.manifest import read_part_manifest
+
+    manifest = read_part_manifest(save_path)
+    llava = _quoted(folder) if (folder / "vlmtool.json").is_file() else "FOLDER"
+    if manifest is not None and manifest.part == "vision_encoder":
+        return f"vlmtool chat --llava {llava} --visual-encoder {_quoted(save_path)} {_ASK}"
+    return f"vlmtool chat {_quoted(save_path)} --llava {llava} {_ASK}"
+
+
+def _be_quiet() -> None:
+    """Libraries' notes off; transformers' bars too where they would fill a log."""
+    silence_libraries()
+    if not sys.stderr.isatty():
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+
+
+def _check_size(size: str) -> None:
+    if not _SIZE.fullmatch(size.strip()):
+        raise UsageError(f"--max-shard-size {size}: not a size.\nGive a number with KB, MB, GB or TB, such as 5GB.")
+
+
+def _report(folder: Path) -> None:
+    """What was written where, with sizes."""
+    print(f"Wrote {clean(str(folder))} ({_megabytes(folder)})")
+    files = [entry for entry in folder.iterdir() if entry.is_file()]
+    for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        print(f"  {entry.name}/  {_megabytes(entry)}")
+    print(f"  {', '.join(sorted(file.name for file in files))}")
+
+
+def _print_next(commands: list[str]) -> None:
+    print("Next:")
+    for command in commands:
+        print(f"  {command}")
+
+
+def _megabytes(path: Path) -> str:
+    total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return f"{total / 1e6:,.1f} MB"
+
+
+def _quoted(path: Path) -> str:
+    return clean(shlex.quote(str(path)))

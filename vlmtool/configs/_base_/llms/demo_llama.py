@@ -1,0 +1,1 @@
+llm = dict(path="vlmtool://demo/assets/llm")

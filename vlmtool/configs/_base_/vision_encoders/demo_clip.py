@@ -1,0 +1,1 @@
+vision_encoder = dict(path="vlmtool://demo/assets/vision_encoder", select_layer=-2)

@@ -1,0 +1,13 @@
+"""The demo's first stage: the projector alone, on captions. Tiny parts of the package, a minute on two cores."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.llms.demo_llama import llm
+    from .._base_.projectors.mlp2x_gelu import projector
+    from .._base_.vision_encoders.demo_clip import vision_encoder
+
+llm.update(freeze=True)
+vision_encoder.update(freeze=True)
+data = dict(path="work_dirs/demo/data/pretrain.json", image_folder="work_dirs/demo/data/images", max_length=256, pad_to_square=True)
+schedule = dict(lr=3e-3, max_steps=300, batch_size=32, log_every=50)

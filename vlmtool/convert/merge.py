@@ -1,0 +1,210 @@
+"""Adapters into their bases: one part, or every part of a model folder that has one.
+
+An adapter trained on an NF4 base is merged into the original 16 or 32-bit weights, whose type stays as it is.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from vlmtool.chat.adapter import add_adapter
+from vlmtool.chat.load import pick_device
+from vlmtool.convert.parts import copy_files, part_config, save_encoder, save_llm
+from vlmtool.convert.target import PROCESSOR_FILES, TOKENIZER_FILES, check_target
+from vlmtool.models.build import load_encoder_weights
+from vlmtool.models.encoders.vision import VISION_CLASSES
+from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.llm import load_llm
+from vlmtool.models.manifest import (
+    MergedAdapter,
+    Part,
+    PartManifest,
+    read_manifest,
+    read_part_manifest,
+    write_manifest,
+)
+from vlmtool.utils.errors import CheckpointError, UsageError
+from vlmtool.utils.files import atomic_path
+from vlmtool.utils.hub import local_folder
+from vlmtool.utils.terminal import track
+
+# Part → its sub-folder in a model folder.
+_FOLDERS = {"llm": "llm", "vision_encoder": "visual_encoder"}
+
+
+def merge_part(
+    base: str,
+    adapter: str,
+    save_path: Path,
+    is_clip: bool = False,
+    device: str = "auto",
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write a part with an adapter inside: plain Hugging Face weights, and a manifest that names the adapter.
+
+    Args:
+        base, adapter: local folders or hub ids.
+        is_clip: the base is an image encoder; found out from the base too.
+        device: where the arithmetic is done: cpu, cuda or auto.
+
+    Returns:
+        `save_path`.
+
+    Raises:
+        UsageError: a path or an option that is wrong.
+        CheckpointError: the adapter was trained on another base, or is inside the base already.
+    """
+    place = pick_device(None if device == "auto" else device)
+    base_folder, adapter_folder = local_folder(base, "BASE"), local_folder(adapter, "ADAPTER")
+    if not (adapter_folder / "adapter_config.json").is_file():
+        raise UsageError(f"ADAPTER: '{adapter}' holds no adapter_config.json.\nGive the folder of a peft adapter.")
+    check_target(save_path, [base_folder, adapter_folder])
+    part = "vision_encoder" if is_clip or _is_encoder(base_folder) else "llm"
+    _check_origin(base, base_folder, adapter_folder, part)
+    with atomic_path(save_path) as folder:
+        _write_merged(part, base, base_folder, adapter_folder, folder, place, max_shard_size)
+    return save_path
+
+
+def merge_folder(folder: Path, save_path: Path, device: str = "auto", max_shard_size: str = "5GB") -> Path:
+    """Write a model folder again with every adapter inside its part; a part without one is as it was.
+
+    Returns:
+        `save_path`.
+
+    Raises:
+        UsageError: `folder` is no model folder, or holds no adapter.
+        CheckpointError: a base has other weights than in training.
+    """
+    place = pick_device(None if device == "auto" else device)
+    manifest = read_manifest(folder) if folder.is_dir() else None
+    if manifest is None:
+        raise UsageError(
+            f"FOLDER: '{folder}' is not a model folder: it has no vlmtool.json of a whole model.\n"
+            "`vlmtool convert pth_to_hf` writes one; for a single part give BASE ADAPTER SAVE_PATH."
+        )
+    parts: dict[str, Part] = {"llm": manifest.llm, "vision_encoder": manifest.vision_encoder}
+    if not any(part.adapter for part in parts.values()):
+        raise UsageError(f"FOLDER: '{folder}' holds no adapter: there is nothing to merge.\nUse it as it is.")
+    bases = {name: _base_folder(folder, part) for name, part in parts.items() if part.adapter}
+    check_target(save_path, [folder, *bases.values()])
+    for name, base in bases.items():
+        _check_origin(parts[name].base, base, folder / str(parts[name].adapter), name)
+    with atomic_path(save_path) as target:
+        target.mkdir()
+        copy_files(folder, target, (*TOKENIZER_FILES, *PROCESSOR_FILES))
+        shutil.copytree(folder / manifest.projector, target / manifest.projector)
+        written = {
+            name: _merge_entry(name, part, folder, target, bases.get(name), place, max_shard_size)
+            for name, part in parts.items()
+        }
+        write_manifest(target, manifest.model_copy(update=written))
+    return save_path
+
+
+def _merge_entry(
+    name: str, part: Part, folder: Path, target: Path, base: Path | None, device: torch.device, max_shard_size: str
+) -> Part:
+    """Write one part of a model folder into `target`; its entry for the manifest."""
+    if part.adapter is not None and base is not None:
+        sub_folder, adapter = _FOLDERS[name], folder / part.adapter
+        merged = _write_merged(name, part.base, base, adapter, target / sub_folder, device, max_shard_size)
+        return part.model_copy(update={"adapter": None, "weights": sub_folder, "merged": merged})
+    if part.weights is not None:
+        shutil.copytree(folder / part.weights, target / part.weights)
+    return part
+
+
+def _write_merged(
+    part: str, base: str, base_folder: Path, adapter: Path, target: Path, device: torch.device, max_shard_size: str
+) -> tuple[MergedAdapter, ...]:
+    """Merge and write one part with its manifest; what is inside it now."""
+    if part == "vision_encoder":
+        model = load_encoder_weights(base_folder, "auto").to(device)
+        save_encoder(merged_model(model, adapter), base_folder, target, max_shard_size)
+    else:
+        model = load_llm(base_folder, "auto", device=device)
+        save_llm(merged_model(model, adapter), base_folder, target, max_shard_size)
+    inside = (*_inside(base_folder), MergedAdapter(sha256=part_hash(adapter), source=str(adapter)))
+    write_manifest(target, PartManifest(part=part, base=base, sha256=part_hash(base_folder), merged=inside))
+    return inside
+
+
+def merged_model(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """`model` with the adapter added to its weights, in float32, layer by layer; each keeps its type.
+
+    Raises:
+        CheckpointError: the adapter does not fit, or gives weights that are no finite numbers.
+    """
+    with_adapter: PeftModel = add_adapter(model, adapter)
+    layers = [module for module in with_adapter.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in track(layers, len(layers), "Merging"):
+        _merge_layer(layer, adapter)
+    return with_adapter.unload()
+
+
+def _merge_layer(layer: BaseTunerLayer, adapter: Path) -> None:
+    base: nn.Module = layer.get_base_layer()
+    dtype = base.weight.dtype
+    base.float()  # in 16 bit the sum would be rounded twice
+    try:
+        layer.merge(safe_merge=True)
+    except ValueError as error:
+        raise CheckpointError(f"{adapter}: cannot be merged: {str(error).splitlines()[0]}") from error
+    base.to(dtype)
+    if not torch.isfinite(base.weight).all():
+        raise CheckpointError(f"{adapter}: merged, a weight is too large for {dtype}.\nGive the base in float32.")
+
+
+def _is_encoder(base: Path) -> bool:
+    return part_config(base).get("model_type") in VISION_CLASSES
+
+
+def _inside(base: Path) -> tuple[MergedAdapter, ...]:
+    """Adapters that are in the weights of a part already."""
+    manifest = read_part_manifest(base)
+    return manifest.merged if manifest is not None else ()
+
+
+def _check_origin(base: str, base_folder: Path, adapter: Path, part: str) -> None:
+    """The adapter belongs on this base, as far as the manifests beside the two say.
+
+    Raises:
+        UsageError: it is another part's adapter, or the base is quantised.
+        CheckpointError: the base holds other weights than in training, or has the adapter inside.
+    """
+    if "quantization_config" in part_config(base_folder):
+        raise UsageError(f"BASE: '{base}' holds quantised weights.\nGive the 16 or 32-bit weights that they came from.")
+    if any(merged.sha256 == part_hash(adapter) for merged in _inside(base_folder)):
+        raise CheckpointError(f"'{base}' has the adapter '{adapter}' inside already.\nUse it as it is.")
+    folder = adapter.resolve().parent
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    entries: dict[str, Part] = {"llm": manifest.llm, "vision_encoder": manifest.vision_encoder}
+    owner = next((name for name, entry in entries.items() if entry.adapter == adapter.resolve().name), None)
+    if owner is None:
+        return
+    if owner != part:
+        raise UsageError(
+            f"ADAPTER: '{adapter}' is of the {owner}, '{base}' is the {part}.\n"
+            f"Give the base that it was trained on: {entries[owner].base}"
+        )
+    if (found := part_hash(base_folder)) != entries[owner].sha256:
+        raise CheckpointError(
+            f"'{base}' has weights {found[:12]}, but '{adapter}' was trained on {entries[owner].base} with weights "
+            f"{entries[owner].sha256[:12]}.\nGive that base."
+        )
+
+
+def _base_folder(folder: Path, part: Part) -> Path:
+    """A base as it was recorded, seen from here or from the model folder; else from the hub."""
+    for path in (Path(part.base).expanduser(), folder / part.base):
+        if path.is_dir():
+            return path
+    return local_folder(part.base, f"the base of {folder / str(part.adapter)}")

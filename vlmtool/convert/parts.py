@@ -1,0 +1,99 @@
+"""Writing one part as Hugging Face knows it: weights, tokenizer, image processor, adapter."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from vlmtool.convert.target import TOKENIZER_FILES, matches
+from vlmtool.data.image_transform import load_image_processor
+from vlmtool.models.lora import ADAPTER
+from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.files import write_json
+
+_GENERATION = "generation_config.json"
+
+
+def part_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a part.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    file = folder / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: the config cannot be read: {error}\nIs the folder whole?") from error
+    return content if isinstance(content, dict) else {}
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type in which a part's weights are stored, by its config; float32 where that does not say."""
+    config = part_config(folder)
+    vision = config.get("vision_config") if isinstance(config.get("vision_config"), dict) else {}
+    name = next((c[key] for c in (config, vision) for key in ("dtype", "torch_dtype") if c.get(key)), "float32")
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def cast(state: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+    """The weights in `dtype`.
+
+    Raises:
+        CheckpointError: a weight is not a finite number, or too large for `dtype`.
+    """
+    result = {}
+    for name, value in state.items():
+        result[name] = value.to(dtype).contiguous()
+        if not torch.isfinite(result[name]).all():
+            if torch.isfinite(value).all():
+                raise CheckpointError(f"{where}: '{name}' has values too large for {dtype}.\nConvert with --fp32.")
+            raise CheckpointError(
+                f"{where}: '{name}' holds NaN or infinite values: the training diverged.\nTake a checkpoint before it."
+            )
+    return result
+
+
+def save_adapter(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write a peft adapter.
+
+    Args:
+        settings: as `adapter_config.json` has them.
+        state: by peft's names inside the model (`base_model.model.….lora_A.default.weight`).
+    """
+    folder.mkdir()
+    write_json(folder / "adapter_config.json", dict(settings))
+    tensors = {name.replace(f".{ADAPTER}.", "."): value for name, value in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def save_llm(llm: PreTrainedModel, base: Path, folder: Path, max_shard_size: str) -> None:
+    """Write an LLM with the tokenizer and generation settings of its base, untouched."""
+    settings = base / _GENERATION
+    if settings.is_file():
+        # transformers refuses to write settings that it finds odd, and known checkpoints (Vicuna's) have such.
+        llm.generation_config = GenerationConfig()
+    llm.save_pretrained(folder, max_shard_size=max_shard_size)
+    if settings.is_file():
+        shutil.copyfile(settings, folder / _GENERATION)
+    copy_files(base, folder, TOKENIZER_FILES)
+
+
+def save_encoder(encoder: PreTrainedModel, base: Path, folder: Path, max_shard_size: str) -> None:
+    """Write an image encoder with the image processor of its base."""
+    encoder.save_pretrained(folder, max_shard_size=max_shard_size)
+    load_image_processor(base).save_pretrained(folder)
+
+
+def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files of `source` whose names match."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and matches(file.name, patterns):
+            shutil.copyfile(file, target / file.name)

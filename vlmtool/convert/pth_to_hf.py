@@ -1,0 +1,173 @@
+"""From a training's `.pth` to a model folder. What was not trained is not loaded, let alone quantised."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from vlmtool.convert.parts import cast, save_adapter, save_encoder, save_llm, stored_dtype
+from vlmtool.convert.source import Base, Source, check_names, read_source
+from vlmtool.convert.target import check_target
+from vlmtool.data.image_transform import load_image_processor
+from vlmtool.data.tokenizer import load_tokenizer
+from vlmtool.models.build import load_encoder_weights
+from vlmtool.models.encoders.vision import vision_class
+from vlmtool.models.folder import save_projector
+from vlmtool.models.manifest import EncoderPart, Manifest, Part, Template, write_manifest
+from vlmtool.models.weights import load_weights
+from vlmtool.recipe.schema import Recipe, TunablePart
+from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
+from vlmtool.utils.files import atomic_path, sha256
+
+SAVE_FORMATS = ("vlmtool",)
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """How weights are written."""
+
+    fp32: bool
+    max_shard_size: str
+
+    def dtype(self, base: Base) -> torch.dtype:
+        """Of a part: its base's, unless float32 is asked for."""
+        return torch.float32 if self.fp32 else stored_dtype(base.folder)
+
+
+def pth_to_hf(
+    recipe: Recipe | None,
+    checkpoint: Path,
+    save_path: Path,
+    save_format: str = "vlmtool",
+    fp32: bool = False,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write the model folder of a checkpoint, whole or not at all.
+
+    Args:
+        recipe: of the training; it may say otherwise of data, schedule and runtime, and where the bases lie now. None
+            takes the one in the checkpoint.
+        fp32: write float32; else each part in the type of its base, the projector in the LLM's.
+
+    Returns:
+        `save_path`.
+
+    Raises:
+        UsageError: a file that is not there, a format that is not known, a folder that must not be replaced.
+        CheckpointError: the checkpoint is damaged, or does not agree with the recipe or its bases.
+    """
+    check_format(save_format)
+    check_target(save_path, [checkpoint])
+    source = read_source(recipe, checkpoint)
+    check_target(save_path, [source.llm.folder, source.vision_encoder.folder])
+    writing = _Writing(fp32, max_shard_size)
+    with atomic_path(save_path) as folder:
+        folder.mkdir()
+        llm = _write_llm(source, folder, writing)
+        encoder = _write_encoder(source, folder, writing)
+        projector = cast(source.state("projector"), writing.dtype(source.llm), str(checkpoint))
+        save_projector(folder / "projector", source.meta["projector"], projector)
+        _write_prompting(source, folder)
+        write_manifest(folder, _manifest(source, llm, encoder))
+    return save_path
+
+
+def check_format(save_format: str) -> None:
+    """The format is one of `SAVE_FORMATS`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if save_format not in SAVE_FORMATS:
+        raise UsageError(
+            f"--save-format {save_format}: not known.{did_you_mean(save_format, SAVE_FORMATS)}\n"
+            f"It takes {', '.join(SAVE_FORMATS)}."
+        )
+
+
+def _write_llm(source: Source, folder: Path, writing: _Writing) -> Part:
+    """`llm_adapter/` or `llm/`, or nothing for a frozen LLM."""
+    section, base = source.recipe.llm, source.llm
+    state = cast(source.state("llm"), writing.dtype(base), str(source.checkpoint.path))
+    if section.lora is not None:
+        settings = {**source.meta["adapters"]["llm"], "base_model_name_or_path": base.name}
+        save_adapter(folder / "llm_adapter", settings, state)
+    elif section.is_fully_trained:
+        llm = _filled_llm(base.folder, state, source)
+        save_llm(llm, base.folder, folder / "llm", writing.max_shard_size)
+    return Part(**_entry(section, base, "llm"))
+
+
+def _filled_llm(base: Path, state: dict[str, Tensor], source: Source) -> PreTrainedModel:
+    """The LLM's modules around the weights of the checkpoint; those of the base are not read."""
+    path, trust = source.checkpoint.path, source.trust_remote_code
+    config = AutoConfig.from_pretrained(base, trust_remote_code=trust)
+    with torch.device("meta"):
+        llm = AutoModelForCausalLM.from_config(config, dtype=next(iter(state.values())).dtype, trust_remote_code=trust)
+    try:
+        unknown = llm.load_state_dict(state, strict=False, assign=True).unexpected_keys
+    except RuntimeError as error:  # shapes
+        raise CheckpointError(
+            f"{path}: does not fit the LLM at {base}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    llm.tie_weights()
+    missing = [name for name, weight in llm.named_parameters() if weight.is_meta]
+    check_names(state, [*(name for name in state if name not in unknown), *missing], f"{path}: llm")
+    return llm
+
+
+def _write_encoder(source: Source, folder: Path, writing: _Writing) -> EncoderPart:
+    """`visual_encoder_adapter/` or `visual_encoder/`, or nothing for a frozen encoder."""
+    section, base = source.recipe.vision_encoder, source.vision_encoder
+    dtype, where = writing.dtype(base), str(source.checkpoint.path)
+    state = cast(source.state("vision_encoder.model"), dtype, where)
+    if section.lora is not None:
+        settings = {**source.meta["adapters"]["vision_encoder"], "base_model_name_or_path": base.name}
+        settings["auto_mapping"] = _auto_mapping(base.folder)
+        save_adapter(folder / "visual_encoder_adapter", settings, state)
+    elif section.is_fully_trained:
+        # The blocks above the selected layer had no part in the training: they are the base's.
+        encoder = load_encoder_weights(base.folder, dtype)
+        load_weights(encoder, state, where)
+        save_encoder(encoder, base.folder, folder / "visual_encoder", writing.max_shard_size)
+    entry = _entry(section, base, "visual_encoder")
+    return EncoderPart(**entry, select_layer=section.select_layer, select_strategy=section.select_strategy)
+
+
+def _auto_mapping(base: Path) -> dict[str, str]:
+    """What peft notes of a model that has no task, so that `AutoPeftModel` finds its class."""
+    cls = vision_class(base)
+    return {"base_model_class": cls.__name__, "parent_library": cls.__module__}
+
+
+def _entry(section: TunablePart, base: Base, name: str) -> dict[str, Any]:
+    """A part's entry in the manifest."""
+    adapter = f"{name}_adapter" if section.lora is not None else None
+    return dict(base=base.name, sha256=base.sha256, adapter=adapter, weights=name if section.is_fully_trained else None)
+
+
+def _write_prompting(source: Source, folder: Path) -> None:
+    """Tokenizer, with the training's template and the image tag, and image processor: the root of the folder."""
+    tokenizer = load_tokenizer(source.llm.folder, source.trust_remote_code)
+    tokenizer.chat_template = source.meta["template"]["jinja"]
+    tokenizer.save_pretrained(folder)
+    load_image_processor(source.vision_encoder.folder).save_pretrained(folder)
+
+
+def _manifest(source: Source, llm: Part, encoder: EncoderPart) -> Manifest:
+    meta, path = source.meta, source.checkpoint.path
+    parent = {"checkpoint": str(path), "sha256": sha256(path), "name": meta.get("name"), "step": meta["step"]}
+    template = Template(name=meta["template"]["name"], stop_words=tuple(meta["template"]["stop_words"]))
+    return Manifest(
+        llm=llm,
+        vision_encoder=encoder,
+        template=template,
+        pad_to_square=source.recipe.data.pad_to_square,
+        recipe=meta["recipe"],
+        parents=(parent, *meta["parents"]),
+        data=meta["data"],
+        versions=meta["versions"],
+    )

@@ -1,0 +1,179 @@
+"""What a conversion starts from: a checkpoint that agrees with itself, with its recipe and with the bases on disk."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmtool.models.build import build_projector, import_class
+from vlmtool.models.checkpoint import Checkpoint, read_checkpoint
+from vlmtool.models.fingerprint import WEIGHT_FILES, part_hash
+from vlmtool.models.projectors.base import Projector
+from vlmtool.models.weights import PARTS, of_part
+from vlmtool.recipe.load import parse_recipe
+from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.errors import CheckpointError, RecipeError
+from vlmtool.utils.hub import local_folder
+
+_META = ("recipe", "parts", "adapters", "projector", "template", "data", "parents", "versions", "step")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_MAY_DIFFER = ("path", "lr")  # keys of a part: where it lies now is checked by hash, and lr is gone with the training
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base: its folder here, the name under which a manifest records it, the hash of its weights in training."""
+
+    folder: Path
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, its recipe and its bases."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    """As it was trained."""
+    llm: Base
+    vision_encoder: Base
+    trust_remote_code: bool
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Of the checkpoint."""
+        return self.checkpoint.meta
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Weights of the checkpoint below `prefix` ("llm", "vision_encoder.model"), which is taken off."""
+        return of_part(self.checkpoint.state_dict, prefix)
+
+
+def read_source(recipe: Recipe | None, path: Path) -> Source:
+    """Read a checkpoint and see that all belongs together.
+
+    Args:
+        recipe: what the user says it was trained with; None takes the checkpoint's word, but runs no remote code.
+
+    Raises:
+        UsageError: the file or a base is not there.
+        CheckpointError: the checkpoint is damaged, or the recipe or a base is not the one of its training.
+    """
+    checkpoint = read_checkpoint(path, "PTH")
+    missing = [key for key in _META if key not in checkpoint.meta]
+    if missing:
+        raise CheckpointError(f"{path}: its meta has no {', '.join(missing)}.\nIt was not written by `vlmtool train`.")
+    trained = _trained_recipe(checkpoint)
+    if recipe is not None:
+        check_recipe(recipe, trained, path)
+    bases = [_base(checkpoint, part, getattr(recipe or trained, part).path) for part in ("llm", "vision_encoder")]
+    _check_state(checkpoint, trained)
+    return Source(checkpoint, trained, *bases, recipe is not None and recipe.runtime.trust_remote_code)
+
+
+def _trained_recipe(checkpoint: Checkpoint) -> Recipe:
+    try:
+        return parse_recipe(checkpoint.meta["recipe"], str(checkpoint.path))
+    except RecipeError as error:
+        raise CheckpointError(f"{error}\nThe recipe in the checkpoint is of another version of vlmtool.") from error
+
+
+def check_recipe(recipe: Recipe, trained: Recipe, path: Path) -> None:
+    """The two say the same of the parts.
+
+    Raises:
+        CheckpointError: they do not; names both values.
+    """
+    for part in PARTS:
+        said, was = (_flat(getattr(r, part).model_dump(), part) for r in (recipe, trained))
+        for key in sorted(said.keys() | was.keys()):
+            if key.count(".") == 1 and key.endswith(tuple(f".{name}" for name in _MAY_DIFFER)):
+                continue
+            if said.get(key) != was.get(key):
+                raise CheckpointError(
+                    f"{path} was trained with {key} = {was.get(key)!r}, but the recipe says {said.get(key)!r}.\n"
+                    f"Name the recipe of the training, or say so: --set {key}={was.get(key)!r}"
+                )
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """{"lora": {"r": 8}} → {"llm.lora.r": 8}."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        result |= _flat(value, name) if isinstance(value, dict) else {name: value}
+    return result
+
+
+def _base(checkpoint: Checkpoint, part: str, path: str) -> Base:
+    """The base at `path`, which must hold the weights of the training; an unmoved one may have lost its weights."""
+    origin = checkpoint.meta["parts"][part]
+    folder = local_folder(path, f"{part}.path")
+    has_weights = any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
+    if (has_weights or path != origin["path"]) and (found := part_hash(folder)) != origin["sha256"]:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on {part} '{origin['path']}' (weights {origin['sha256'][:12]}), "
+            f"but '{path}' holds others ({found[:12]}).\n"
+            f"Say where the part of the training is: --set {part}.path=FOLDER"
+        )
+    # What may be a hub id stays one; a plain path must be found from any folder.
+    name = path if _HUB_ID.fullmatch(path) else str(folder.resolve())
+    return Base(folder, name, origin["sha256"])
+
+
+def _check_state(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """The weights are those that the recipe trains.
+
+    Raises:
+        CheckpointError: there are others, or some are missing.
+    """
+    state, path = checkpoint.state_dict, checkpoint.path
+    strange = [name for name in state if name.partition(".")[0] not in PARTS]
+    if strange:
+        raise CheckpointError(f"{path}: '{strange[0]}' belongs to no part.\nIt was not written by `vlmtool train`.")
+    for part in ("llm", "vision_encoder"):
+        section, settings = getattr(recipe, part), checkpoint.meta["adapters"].get(part)
+        names = list(of_part(state, part))
+        of_adapter = [name for name in names if ".lora_" in name]
+        if section.lora is not None and (settings is None or not names or len(of_adapter) < len(names)):
+            raise CheckpointError(f"{path}: the weights of the {part} are not those of a LoRA.\nThe file is damaged.")
+        if section.is_fully_trained and (of_adapter or not names):
+            raise CheckpointError(f"{path}: the weights of the whole {part} are missing.\nThe file is damaged.")
+        if section.is_frozen and names:
+            raise CheckpointError(f"{path}: holds weights of the {part}, which was frozen.\nThe file is damaged.")
+    _check_projector(checkpoint)
+
+
+def _check_projector(checkpoint: Checkpoint) -> None:
+    """The projector's weights are those of its config."""
+    config, path = checkpoint.meta["projector"], checkpoint.path
+    cls = import_class(config["type"], f"{path}: projector.type")
+    if not (isinstance(cls, type) and issubclass(cls, Projector)):
+        raise CheckpointError(f"{path}: '{config['type']}' is not a projector.\nThe file is damaged or unsafe.")
+    widths = config["vision_hidden_size"], config["llm_hidden_size"]
+    wanted = build_projector(config["type"], *widths, config["options"], device=torch.device("meta")).state_dict()
+    found = of_part(checkpoint.state_dict, "projector")
+    check_names(found, wanted, f"{path}: projector")
+    for name, value in found.items():
+        if value.shape != wanted[name].shape:
+            shapes = f"{tuple(value.shape)}, its config says {tuple(wanted[name].shape)}"
+            raise CheckpointError(f"{path}: 'projector.{name}' has shape {shapes}.\nThe file is damaged.")
+
+
+def check_names(found: Iterable[str], wanted: Iterable[str], where: str) -> None:
+    """The two hold the same names.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or unknown:
+        first = f"'{missing[0]}' is missing" if missing else f"'{unknown[0]}' has no place"
+        raise CheckpointError(
+            f"{where}: {len(missing) + len(unknown)} weights do not match, {first}.\nThe file is damaged."
+        )

@@ -1,0 +1,117 @@
+"""Is it the picture that the model answers from? The same questions under conditions in which it must fail."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmtool.chat.generator import GenerationSettings, Generator
+from vlmtool.chat.load import load_chat_model
+from vlmtool.demo.data import DemoData
+from vlmtool.demo.probe import probe_accuracy
+from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.run import answer_all
+from vlmtool.models.build import build_projector
+from vlmtool.models.folder import load_projector, save_projector
+
+BATCH_SIZE = 64
+SETTINGS = GenerationSettings(max_new_tokens=8)
+
+
+@dataclass(frozen=True)
+class ProofRow:
+    """One condition: shares of right answers."""
+
+    name: str
+    vanilla: float
+    """Of the questions as they stand in the file, unrotated."""
+    circular: float | None = None
+    """Of the questions, right in every rotation."""
+    must_be_blind: bool = False
+    """Nothing can be seen here: no better than a blind guess."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All conditions, and the minimal pairs."""
+
+    rows: list[ProofRow]
+    num_questions: int
+    pairs: float
+    """Share of pairs with both answers right."""
+    num_pairs: int
+
+    def row(self, name: str) -> ProofRow:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def as_values(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def prove(work_dir: Path, data: DemoData) -> Proof:
+    """Score every condition.
+
+    Args:
+        work_dir: with `pretrain_hf/`, `merged/`, `mmbench/` and `mmbench_blank/` of the demo's commands.
+    """
+    test = MMBench(data.mmbench)
+    pretrained, merged = work_dir / "pretrain_hf", work_dir / "merged"
+    untrained = random_projector_folder(pretrained, work_dir / "random_projector")
+    conditions = [
+        ("random projector", untrained, data.mmbench, work_dir / "mmbench_random", True),
+        ("after pretrain", pretrained, data.mmbench, work_dir / "mmbench_pretrain", False),
+        ("after finetune", merged, data.mmbench, work_dir / "mmbench", False),
+        ("blank picture", merged, data.mmbench_blank, work_dir / "mmbench_blank", True),
+        ("another question's picture", merged, data.mmbench_shuffled, work_dir / "mmbench_shuffled", True),
+    ]
+    rows = [ProofRow("blind guess", blind_guess(test), blind_guess(test))]
+    generators: dict[Path, Generator] = {}
+    for name, folder, file, results, blind in conditions:
+        if folder not in generators:
+            generators[folder] = load_chat_model(str(folder))
+        scores = _scores(generators[folder], MMBench(file), results)
+        rows.append(ProofRow(name, scores["vanilla_first"]["Overall"], scores["circular"]["Overall"], blind))
+    rows.append(ProofRow("linear probe on the encoder", probe_accuracy(generators[merged], data, test)))
+    pairs = pair_hits(generators[merged], MMBench(data.pairs), work_dir / "mmbench_pairs")
+    return Proof(rows, len({row.base for row in test.rows}), sum(pairs) / len(pairs), len(pairs))
+
+
+def blind_guess(benchmark: MMBench) -> float:
+    """What one consistent answer per question is worth: 1 / number of options, over the questions."""
+    options = [len(row.options) for row in benchmark.rows if row.is_base]
+    return sum(1 / count for count in options) / len(options)
+
+
+def _scores(generator: Generator, benchmark: MMBench, folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = answer_all(benchmark, generator, SETTINGS, folder, BATCH_SIZE)
+    return dict(benchmark.score(answers).scores)
+
+
+def pair_hits(generator: Generator, benchmark: MMBench, folder: Path) -> list[bool]:
+    """For each minimal pair, two questions one after the other, whether both pictures got the right answer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = answer_all(benchmark, generator, SETTINGS, folder, BATCH_SIZE)
+    hits = [bool(row["hit"]) for row in benchmark.score(answers).rows]
+    return [one and other for one, other in zip(hits[::2], hits[1::2], strict=True)]
+
+
+def random_projector_folder(source: Path, target: Path, seed: int = 0) -> Path:
+    """A copy of a model folder whose projector has never learned anything."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    trained = load_projector(source / "projector")
+    config = {
+        "type": f"{type(trained).__module__}.{type(trained).__qualname__}",
+        "vision_hidden_size": trained.vision_hidden_size,
+        "llm_hidden_size": trained.llm_hidden_size,
+        "options": trained.options(),
+    }
+    torch.manual_seed(seed)
+    fresh = build_projector(config["type"], trained.vision_hidden_size, trained.llm_hidden_size, trained.options())
+    shutil.rmtree(target / "projector")
+    save_projector(target / "projector", config, fresh.state_dict())
+    return target
