@@ -1,5 +1,6 @@
 """A model folder against the training model it comes from, its parts loaded with transformers and peft alone."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def test_adapters_of_both_parts_and_the_projector(train, standins, tmp_path):
     torch.testing.assert_close(logits(llm), logits(run.model.llm), rtol=0, atol=1e-6)
     assert not torch.allclose(logits(llm), logits(plain_llm(standins.llama)), atol=1e-2)
 
-    encoder = PeftModel.from_pretrained(CLIPVisionModel.from_pretrained(standins.clip), folder / "visual_encoder_adapter")
+    encoder = PeftModel.from_pretrained(
+        CLIPVisionModel.from_pretrained(standins.clip), folder / "visual_encoder_adapter"
+    )
     with torch.no_grad():
         ours = run.model.vision_encoder(pixel_values())
     torch.testing.assert_close(features(encoder)[:, 1:], ours, rtol=0, atol=1e-6)
@@ -45,7 +48,9 @@ def test_adapters_of_both_parts_and_the_projector(train, standins, tmp_path):
 def test_adapters_find_their_bases(train, standins, tmp_path):
     run = train(llm={"lora": LORA}, vision_encoder={"path": str(standins.siglip), "lora": LORA})
     folder = pth_to_hf(run.recipe, run.path, tmp_path / "hf")
-    torch.testing.assert_close(logits(AutoPeftModelForCausalLM.from_pretrained(folder / "llm_adapter")), logits(run.model.llm))
+    torch.testing.assert_close(
+        logits(AutoPeftModelForCausalLM.from_pretrained(folder / "llm_adapter")), logits(run.model.llm)
+    )
     encoder = AutoPeftModel.from_pretrained(folder / "visual_encoder_adapter")
     assert isinstance(encoder.base_model.model, SiglipVisionModel)
     with torch.no_grad():
@@ -146,7 +151,11 @@ def test_the_manifest_says_where_it_comes_from(train, standins, tmp_path):
     assert manifest.parents == (
         {"checkpoint": str(run.path), "sha256": sha256(run.path), "name": "test", "step": 7},
     )  # fmt: skip
-    assert manifest.recipe["llm"]["lora"]["r"] == 8 and manifest.data == {"path": "x.json"} and "torch" in manifest.versions
+    assert (
+        manifest.recipe["llm"]["lora"]["r"] == 8
+        and manifest.data == {"path": "x.json"}
+        and "torch" in manifest.versions
+    )
 
 
 def test_the_whole_folder_is_the_training_model(train, tmp_path):
@@ -190,6 +199,20 @@ def test_data_schedule_and_place_of_the_bases_may_differ(train, standins, tmp_pa
     manifest = read_manifest(pth_to_hf(other, run.path, tmp_path / "hf"))
     assert manifest.llm.base == str(moved)
     assert manifest.pad_to_square  # as it was trained
+
+
+def test_bases_are_recorded_by_a_name_that_holds(train, standins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(standins.llama, "lmsys/vicuna")
+    shutil.copytree(standins.clip, "parts/of/mine")
+    run = train(llm={"path": "lmsys/vicuna", "lora": LORA}, vision_encoder={"path": "./parts/of/mine", "lora": LORA})
+    folder = pth_to_hf(run.recipe, run.path, tmp_path / "hf")
+    manifest = read_manifest(folder)
+    assert manifest.llm.base == "lmsys/vicuna"  # may be a hub's
+    assert manifest.vision_encoder.base == str(tmp_path / "parts" / "of" / "mine")
+    for name, part in (("llm_adapter", manifest.llm), ("visual_encoder_adapter", manifest.vision_encoder)):
+        settings = json.loads((folder / name / "adapter_config.json").read_text())
+        assert settings["base_model_name_or_path"] == part.base
 
 
 def test_a_base_with_other_weights_is_refused(train, tmp_path):

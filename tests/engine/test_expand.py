@@ -42,7 +42,9 @@ def test_an_override_always_takes_effect(name):
 
 
 def test_the_escape_hatch_is_merged_last():
-    recipe = load_recipe("demo_pretrain", ["mmengine=dict(randomness=dict(deterministic=True), custom_hooks=[dict(type='x')])"])
+    recipe = load_recipe(
+        "demo_pretrain", ["mmengine=dict(randomness=dict(deterministic=True), custom_hooks=[dict(type='x')])"]
+    )
     before = copy.deepcopy(recipe)
     expanded = expand(recipe, "w", 10)
     assert expanded["randomness"] == {"seed": recipe.runtime.seed, "deterministic": True}

@@ -10,7 +10,10 @@ from vlmtool.engine.schedule import WarmupDecayLR, lr_factor
 
 
 def scheduled(total: int, warmup: int, decay: str) -> list[float]:
-    weights = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 2.0}, {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}]
+    weights = [
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 2.0},
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0},
+    ]
     optimizer = torch.optim.SGD(weights)
     scheduler = WarmupDecayLR(optimizer, total, warmup, decay, by_epoch=False)
     rates = []

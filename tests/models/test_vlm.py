@@ -67,7 +67,9 @@ def test_padding_does_not_change_a_row(vlm):
         "pixel_values": inputs["pixel_values"][:1],
     }  # fmt: skip
     others = {
-        "input_ids": inputs["input_ids"][1:], "labels": inputs["labels"][1:], "pixel_values": inputs["pixel_values"][1:]
+        "input_ids": inputs["input_ids"][1:],
+        "labels": inputs["labels"][1:],
+        "pixel_values": inputs["pixel_values"][1:],
     }
     with torch.no_grad():
         parts = vlm(**alone).total + vlm(**others).total
@@ -121,7 +123,9 @@ def test_clip_drops_cls_and_siglip_keeps_every_patch():
             whole = model(pixels, output_hidden_states=True).hidden_states
             for layer in (-1, -2, 1):
                 encoder = VisionEncoder(type(model)(model.config).eval(), layer)
-                encoder.model.load_state_dict({k: v for k, v in model.state_dict().items() if k in encoder.model.state_dict()})
+                encoder.model.load_state_dict(
+                    {k: v for k, v in model.state_dict().items() if k in encoder.model.state_dict()}
+                )
                 features = encoder(pixels)
                 torch.testing.assert_close(features, whole[layer][:, kept])
                 assert features.shape[1] == encoder.num_patches == 4
@@ -151,6 +155,11 @@ def test_splice_puts_images_in_reading_order():
 
 
 def test_projector_keys_and_depth():
-    assert sorted(MLPProjector(8, 16).state_dict()) == ["model.0.bias", "model.0.weight", "model.2.bias", "model.2.weight"]
+    assert sorted(MLPProjector(8, 16).state_dict()) == [
+        "model.0.bias",
+        "model.0.weight",
+        "model.2.bias",
+        "model.2.weight",
+    ]
     assert sorted(MLPProjector(8, 16, depth=3, bias=False).state_dict()) == [f"model.{i}.weight" for i in (0, 2, 4)]
     assert MLPProjector(8, 16)(torch.zeros(2, 5, 8)).shape == (2, 5, 16)

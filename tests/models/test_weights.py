@@ -9,7 +9,12 @@ from vlmtool.utils.errors import CheckpointError
 
 def test_projector_is_always_saved(vlm):
     vlm.projector.requires_grad_(False)
-    assert sorted(of_part(saved_state(vlm), "projector")) == ["model.0.bias", "model.0.weight", "model.2.bias", "model.2.weight"]
+    assert sorted(of_part(saved_state(vlm), "projector")) == [
+        "model.0.bias",
+        "model.0.weight",
+        "model.2.bias",
+        "model.2.weight",
+    ]
     vlm.llm.lm_head.requires_grad_(True)
     assert "llm.lm_head.weight" in saved_names(vlm)
 

@@ -51,7 +51,8 @@ def test_unknown_name_shows_the_nearest():
 def test_values_are_python_literals():
     assert parse_value("1e-4") == 1e-4
     assert parse_value("(1, 'a')") == (1, "a")
-    assert parse_value("dict(r=8, x=dict(y=[1]))") == {"r": 8, "x": {"y": [1]}}
+    assert parse_value("dict(r=8, x=dict(y=[1]))") == {"r": 8, "x": {"y": (1,)}}
+    assert parse_value("[dict(a=1), {'b': dict(c=2)}]") == ({"a": 1}, {"b": {"c": 2}})
     assert parse_value("None") is None
     assert parse_value("a/b-c.json") == "a/b-c.json"
     assert parse_value("__import__('os').system('true')") == "__import__('os').system('true')"
@@ -69,13 +70,18 @@ def test_a_recipe_that_trains_nothing_is_refused():
 
 def test_a_users_file_and_class(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from torch.nn import Linear\n" + MINIMAL.replace("projector = dict()", "projector = dict(type=Linear, depth=4)"))
+    file.write_text(
+        "from torch.nn import Linear\n"
+        + MINIMAL.replace("projector = dict()", "projector = dict(type=Linear, depth=4)")
+    )
     recipe = load_recipe(str(file))
     assert recipe.projector.type == "torch.nn.Linear" and recipe.projector.options == {"depth": 4}
     assert recipe.llm.is_frozen and recipe.vision_encoder.is_frozen
 
 
-@pytest.mark.parametrize("text", ["llm = dict(", "import os, sys\n" + MINIMAL, "x = 1 / 0", "from nowhere.at.all import a\nllm = a()", ""])
+@pytest.mark.parametrize(
+    "text", ["llm = dict(", "import os, sys\n" + MINIMAL, "x = 1 / 0", "from nowhere.at.all import a\nllm = a()", ""]
+)
 def test_unreadable_files_are_told(tmp_path, text):
     file = tmp_path / "broken.py"
     file.write_text(text)

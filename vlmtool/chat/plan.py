@@ -4,7 +4,6 @@ A folder that vlmtool wrote knows its own parts, and flags that name others lose
 meets a base with other weights, and is never applied to weights that hold it already.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ from pathlib import Path
 from vlmtool.models.fingerprint import part_hash
 from vlmtool.models.manifest import EncoderPart, Manifest, Part, read_manifest, read_part_manifest
 from vlmtool.utils.errors import CheckpointError, UsageError
-from vlmtool.utils.hub import local_folder
+from vlmtool.utils.hub import is_hub_id, local_folder, recorded_folder
 
 Warn = Callable[[str], None]
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def _encoder_plan(folder: Path, part: EncoderPart, given: str | None, warn: Warn
     if given is None or given == part.base:
         return _own_plan(folder, part, "image encoder", remedy)
     # Another hub id is another encoder: it is not downloaded only to be refused.
-    path = None if _HUB_ID.fullmatch(given) and not Path(given).is_dir() else local_folder(given, "--visual-encoder")
+    path = None if is_hub_id(given) and not Path(given).is_dir() else local_folder(given, "--visual-encoder")
     if path is not None and (plan := _same_part(folder, part, path)) is not None:
         return plan
     own = _own_plan(folder, part, "image encoder", remedy)
@@ -226,11 +224,8 @@ def _own_plan(folder: Path, part: Part, what: str, remedy: str) -> PartPlan:
 
 def _base_folder(folder: Path, base: str, what: str, remedy: str) -> Path:
     """A base as it was recorded, seen from here or from the model folder; else from the hub."""
-    for path in (Path(base).expanduser(), folder / base):
-        if path.is_dir():
-            return path
     try:
-        return local_folder(base, f"the {what} of {folder}")
+        return recorded_folder(base, folder, f"the {what} of {folder}")
     except UsageError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{reason}\nSay where it is: {remedy}.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,13 +65,15 @@ def chat(
     """
     questions, folder, images = question or [], *_pictures(image or [])
     _check(model or llava, questions, folder, repetition_penalty, system_template)
-    parts = dict(
+    parts: dict[str, Any] = dict(
         model=model, llava=llava, adapter=adapter, visual_encoder=visual_encoder, torch_dtype=torch_dtype,
         visual_select_layer=visual_select_layer, prompt_template=prompt_template, bits=bits, device=device,
         offload_folder=offload_folder, trust_remote_code=trust_remote_code,
     )  # fmt: skip
+    from vlmtool.chat.load import load_chat_model
+
     with contextlib.redirect_stdout(sys.stderr):  # whatever libraries print, stdout is the answers'
-        generator = _load(parts)
+        generator = load_chat_model(**parts)
     from vlmtool.chat.generator import GenerationSettings
 
     settings = GenerationSettings(
@@ -124,23 +125,6 @@ def _pictures(paths: list[str]) -> tuple[Path | None, list[str]]:
     if not files:
         raise UsageError(f"--image {folder}: there is no picture in this folder ({', '.join(_PICTURES)}).")
     return folder, files
-
-
-def _load(parts: dict[str, Any]) -> Generator:
-    """The model, without the remarks of the libraries."""
-    import logging
-    import warnings
-
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks while it is imported
-    warnings.filterwarnings("ignore")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    from vlmtool.chat.load import load_chat_model
-
-    return load_chat_model(**parts)
 
 
 def _ask_about_each(

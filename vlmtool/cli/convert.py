@@ -2,14 +2,12 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlmtool.utils.errors import UsageError
-from vlmtool.utils.noise import silence_libraries
 from vlmtool.utils.terminal import clean
 
 _SHARD = typer.Option(metavar="SIZE", help="Largest weight file, such as 2GB or 500MB.")
@@ -34,7 +32,6 @@ def pth_to_hf(
     _check_size(max_shard_size)
     if not pth.is_file():
         raise UsageError(f"PTH: there is no file '{pth}'.\nRun folders hold iter_N.pth, the newest in last_checkpoint.")
-    _be_quiet()
     from vlmtool.convert.pth_to_hf import check_format
     from vlmtool.convert.pth_to_hf import pth_to_hf as convert
     from vlmtool.recipe.load import load_recipe
@@ -73,7 +70,6 @@ def merge(
             "--is-clip goes with BASE ADAPTER SAVE_PATH.\nA model folder knows its parts: drop the option."
         )
     _check_size(max_shard_size)
-    _be_quiet()
     from vlmtool.convert.merge import merge_folder, merge_part
 
     save_path = Path(paths[-1])
@@ -99,15 +95,6 @@ def _use_part(save_path: Path, folder: Path) -> str:
     return f"vlmtool chat {_quoted(save_path)} --llava {llava} {_ASK}"
 
 
-def _be_quiet() -> None:
-    """Libraries' notes off; transformers' bars too where they would fill a log."""
-    silence_libraries()
-    if not sys.stderr.isatty():
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-
-
 def _check_size(size: str) -> None:
     if not _SIZE.fullmatch(size.strip()):
         raise UsageError(f"--max-shard-size {size}: not a size.\nGive a number with KB, MB, GB or TB, such as 5GB.")
@@ -115,10 +102,10 @@ def _check_size(size: str) -> None:
 
 def _report(folder: Path) -> None:
     """What was written where, with sizes."""
-    print(f"Wrote {clean(str(folder))} ({_megabytes(folder)})")
+    print(f"Wrote {clean(str(folder))} ({_size_of(folder)})")
     files = [entry for entry in folder.iterdir() if entry.is_file()]
     for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        print(f"  {entry.name}/  {_megabytes(entry)}")
+        print(f"  {entry.name}/  {_size_of(entry)}")
     print(f"  {', '.join(sorted(file.name for file in files))}")
 
 
@@ -128,9 +115,9 @@ def _print_next(commands: list[str]) -> None:
         print(f"  {command}")
 
 
-def _megabytes(path: Path) -> str:
+def _size_of(path: Path) -> str:
     total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return f"{total / 1e6:,.1f} MB"
+    return f"{total / 1e6:,.1f} MB" if total >= 1e5 else f"{total / 1e3:,.1f} kB"
 
 
 def _quoted(path: Path) -> str:

@@ -3,36 +3,16 @@
 Nothing heavy is imported before a command runs: `vlmtool --help` answers in well under a second.
 """
 
-import importlib
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vlmtool.cli import config
+from vlmtool.cli import chat, config, convert, data, demo, mmbench, train
 from vlmtool.cli.invoke import invoke
+from vlmtool.utils.noise import silence_libraries
 from vlmtool.version import __version__
-
-
-class _Absent:
-    """Stands for a command file that is not there yet."""
-
-    def __getattr__(self, name: str) -> Any:
-        def absent() -> None:
-            """Not there yet."""
-
-        return absent
-
-
-def _load(name: str) -> Any:
-    try:
-        return importlib.import_module(f"vlmtool.cli.{name}")
-    except ModuleNotFoundError:
-        return _Absent()
-
-
-chat, convert, data, demo, mmbench, train = map(_load, ("chat", "convert", "data", "demo", "mmbench", "train"))
 
 app = typer.Typer(
     name="vlmtool",
@@ -97,6 +77,7 @@ def run() -> None:
     arguments, debug = take_debug(sys.argv[1:])
     if debug:
         os.environ["VLMTOOL_DEBUG"] = "1"  # the processes that this one starts show theirs too
+    silence_libraries()
     sys.exit(invoke(app, arguments or ["--help"], debug))
 
 

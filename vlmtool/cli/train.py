@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from vlmtool.utils.errors import UsageError
-from vlmtool.utils.noise import silence_libraries
 
 
 def train(
     config: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")],
     work_dir: Annotated[Path | None, typer.Option(help="Where to write; ./work_dirs/CONFIG unless given.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+    ] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(hidden=True, help="XTuner's name of --set.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the work dir.")] = False,
     resume_from: Annotated[Path | None, typer.Option(help="Go on from this checkpoint.")] = None,
@@ -30,7 +31,6 @@ def train(
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
 
-    silence_libraries()
     from vlmtool.engine.launch import launch_settings, run_processes
     from vlmtool.recipe.load import load_recipe
 

@@ -3,8 +3,10 @@
 An adapter trained on an NF4 base is merged into the original 16 or 32-bit weights, whose type stays as it is.
 """
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -30,7 +32,7 @@ from vlmtool.models.manifest import (
 )
 from vlmtool.utils.errors import CheckpointError, UsageError
 from vlmtool.utils.files import atomic_path
-from vlmtool.utils.hub import local_folder
+from vlmtool.utils.hub import local_folder, recorded_folder
 from vlmtool.utils.terminal import track
 
 # Part → its sub-folder in a model folder.
@@ -61,10 +63,11 @@ def merge_part(
     """
     place = pick_device(None if device == "auto" else device)
     base_folder, adapter_folder = local_folder(base, "BASE"), local_folder(adapter, "ADAPTER")
-    if not (adapter_folder / "adapter_config.json").is_file():
-        raise UsageError(f"ADAPTER: '{adapter}' holds no adapter_config.json.\nGive the folder of a peft adapter.")
+    settings = _adapter_settings(adapter, adapter_folder)
     check_target(save_path, [base_folder, adapter_folder])
     part = "vision_encoder" if is_clip or _is_encoder(base_folder) else "llm"
+    if part == "vision_encoder" and settings.get("task_type") == "CAUSAL_LM":
+        raise UsageError(f"ADAPTER: '{adapter}' is of a language model, '{base}' is an image encoder.\nGive its base.")
     _check_origin(base, base_folder, adapter_folder, part)
     with atomic_path(save_path) as folder:
         _write_merged(part, base, base_folder, adapter_folder, folder, place, max_shard_size)
@@ -91,7 +94,11 @@ def merge_folder(folder: Path, save_path: Path, device: str = "auto", max_shard_
     parts: dict[str, Part] = {"llm": manifest.llm, "vision_encoder": manifest.vision_encoder}
     if not any(part.adapter for part in parts.values()):
         raise UsageError(f"FOLDER: '{folder}' holds no adapter: there is nothing to merge.\nUse it as it is.")
-    bases = {name: _base_folder(folder, part) for name, part in parts.items() if part.adapter}
+    bases = {
+        name: recorded_folder(part.base, folder, f"the base of {folder / part.adapter}")
+        for name, part in parts.items()
+        if part.adapter
+    }
     check_target(save_path, [folder, *bases.values()])
     for name, base in bases.items():
         _check_origin(parts[name].base, base, folder / str(parts[name].adapter), name)
@@ -150,15 +157,26 @@ def merged_model(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 
 def _merge_layer(layer: BaseTunerLayer, adapter: Path) -> None:
     base: nn.Module = layer.get_base_layer()
-    dtype = base.weight.dtype
+    dtype = base.get_parameter("weight").dtype
     base.float()  # in 16 bit the sum would be rounded twice
     try:
         layer.merge(safe_merge=True)
     except ValueError as error:
         raise CheckpointError(f"{adapter}: cannot be merged: {str(error).splitlines()[0]}") from error
     base.to(dtype)
-    if not torch.isfinite(base.weight).all():
+    if not torch.isfinite(base.get_parameter("weight")).all():
         raise CheckpointError(f"{adapter}: merged, a weight is too large for {dtype}.\nGive the base in float32.")
+
+
+def _adapter_settings(adapter: str, folder: Path) -> dict[str, Any]:
+    """`adapter_config.json` of what was named as the adapter."""
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise UsageError(f"ADAPTER: '{adapter}' holds no adapter_config.json.\nGive the folder of a peft adapter.")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}\nIs the folder whole?") from error
 
 
 def _is_encoder(base: Path) -> bool:
@@ -200,11 +218,3 @@ def _check_origin(base: str, base_folder: Path, adapter: Path, part: str) -> Non
             f"'{base}' has weights {found[:12]}, but '{adapter}' was trained on {entries[owner].base} with weights "
             f"{entries[owner].sha256[:12]}.\nGive that base."
         )
-
-
-def _base_folder(folder: Path, part: Part) -> Path:
-    """A base as it was recorded, seen from here or from the model folder; else from the hub."""
-    for path in (Path(part.base).expanduser(), folder / part.base):
-        if path.is_dir():
-            return path
-    return local_folder(part.base, f"the base of {folder / str(part.adapter)}")

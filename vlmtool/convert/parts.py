@@ -37,8 +37,8 @@ def part_config(folder: Path) -> dict[str, Any]:
 def stored_dtype(folder: Path) -> torch.dtype:
     """The type in which a part's weights are stored, by its config; float32 where that does not say."""
     config = part_config(folder)
-    vision = config.get("vision_config") if isinstance(config.get("vision_config"), dict) else {}
-    name = next((c[key] for c in (config, vision) for key in ("dtype", "torch_dtype") if c.get(key)), "float32")
+    sections = [section for section in (config, config.get("vision_config")) if isinstance(section, dict)]
+    name = next((s[key] for s in sections for key in ("dtype", "torch_dtype") if s.get(key)), "float32")
     dtype = getattr(torch, str(name).removeprefix("torch."), None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 

@@ -1,6 +1,5 @@
 """What a conversion starts from: a checkpoint that agrees with itself, with its recipe and with the bases on disk."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,9 @@ from vlmtool.models.weights import PARTS, of_part
 from vlmtool.recipe.load import parse_recipe
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError, RecipeError
-from vlmtool.utils.hub import local_folder
+from vlmtool.utils.hub import SHIPPED, is_hub_id, local_folder
 
 _META = ("recipe", "parts", "adapters", "projector", "template", "data", "parents", "versions", "step")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _MAY_DIFFER = ("path", "lr")  # keys of a part: where it lies now is checked by hash, and lr is gone with the training
 
 
@@ -71,9 +69,11 @@ def read_source(recipe: Recipe | None, path: Path) -> Source:
     trained = _trained_recipe(checkpoint)
     if recipe is not None:
         check_recipe(recipe, trained, path)
-    bases = [_base(checkpoint, part, getattr(recipe or trained, part).path) for part in ("llm", "vision_encoder")]
+    said = recipe or trained
+    llm = _base(checkpoint, "llm", said.llm.path)
+    vision_encoder = _base(checkpoint, "vision_encoder", said.vision_encoder.path)
     _check_state(checkpoint, trained)
-    return Source(checkpoint, trained, *bases, recipe is not None and recipe.runtime.trust_remote_code)
+    return Source(checkpoint, trained, llm, vision_encoder, recipe is not None and recipe.runtime.trust_remote_code)
 
 
 def _trained_recipe(checkpoint: Checkpoint) -> Recipe:
@@ -121,8 +121,8 @@ def _base(checkpoint: Checkpoint, part: str, path: str) -> Base:
             f"but '{path}' holds others ({found[:12]}).\n"
             f"Say where the part of the training is: --set {part}.path=FOLDER"
         )
-    # What may be a hub id stays one; a plain path must be found from any folder.
-    name = path if _HUB_ID.fullmatch(path) else str(folder.resolve())
+    # A name that holds anywhere (a hub id, `vlmtool://…`) stays; a plain path must be found from any folder.
+    name = path if path.startswith(SHIPPED) or is_hub_id(path) else str(folder.resolve())
     return Base(folder, name, origin["sha256"])
 
 

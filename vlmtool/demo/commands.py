@@ -4,7 +4,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,52 +16,46 @@ DEFAULT_WORK_DIR = Path("work_dirs") / "demo"  # what the demo's recipes name
 
 @dataclass(frozen=True)
 class Step:
-    """One command with what it is for."""
+    """One command, as a user types it, with what it is for."""
 
     title: str
-    arguments: tuple[str, ...]
-
-    @property
-    def typed(self) -> str:
-        """The command as a user types it."""
-        return shlex.join(self.arguments)
+    command: str
 
 
 def demo_steps(work_dir: Path, seed: int) -> list[Step]:
     """Everything from data to score, in order."""
-    data, hf, merged = work_dir / "data", work_dir / "hf", work_dir / "merged"
+    at = {name: shlex.quote(str(work_dir / name)) for name in ("data", "pretrain_hf", "hf", "merged")}
+    scores = shlex.quote(str(work_dir / "mmbench"))
+    blank = shlex.quote(str(work_dir / "mmbench_blank"))
+    ask = "--question 'Describe the picture.' --question 'What colour is the object?' --temperature 0"
+    score = f"vlmtool mmbench {at['merged']} --batch-size 64 --data-path {at['data']}"
     return [
-        Step("Draw the pictures and write the data", ("python", "-m", "vlmtool.demo.data", str(data), "--seed", str(seed))),
+        Step("Draw the pictures and write the data", f"python -m vlmtool.demo.data {at['data']} --seed {seed}"),
         Step("Stage 1: align the projector on captions", _train("demo_pretrain", work_dir, seed)),
-        Step("A model folder of the first stage alone, to compare later", _convert("demo_pretrain", work_dir, seed, work_dir / "pretrain_hf")),
+        Step("A model folder of the first stage, to compare", _convert("demo_pretrain", work_dir, seed, "pretrain_hf")),
         Step("Stage 2: QLoRA on questions", _train("demo_finetune", work_dir, seed)),
-        Step("From the checkpoint to a model folder", _convert("demo_finetune", work_dir, seed, hf)),
-        Step("Merge the adapters into the weights", ("vlmtool", "convert", "merge", str(hf), str(merged))),
-        Step("Ask it about a picture that no training saw",
-             ("vlmtool", "chat", str(merged), "--image", str(data / "images" / "test.jpg"), "--question", "Describe the picture.",
-              "--question", "What colour is the object?", "--temperature", "0")),
-        Step("Score it on a benchmark in MMBench's format",
-             ("vlmtool", "mmbench", str(merged), "--data-path", str(data / "mmbench.tsv"), "--work-dir", str(work_dir / "mmbench"),
-              "--batch-size", "64")),
-        Step("The same with blanked pictures: it must be guessing",
-             ("vlmtool", "mmbench", str(merged), "--data-path", str(data / "mmbench_blank.tsv"), "--work-dir",
-              str(work_dir / "mmbench_blank"), "--batch-size", "64")),
-    ]  # fmt: skip
+        Step("From the checkpoint to a model folder", _convert("demo_finetune", work_dir, seed, "hf")),
+        Step("Merge the adapters into the weights", f"vlmtool convert merge {at['hf']} {at['merged']}"),
+        Step("Ask it about a new picture", f"vlmtool chat {at['merged']} --image {at['data']}/images/test.jpg {ask}"),
+        Step("Score it on a benchmark in MMBench's format", f"{score}/mmbench.tsv --work-dir {scores}"),
+        Step("The same with blanked pictures", f"{score}/mmbench_blank.tsv --work-dir {blank}"),
+    ]
 
 
-def _train(recipe: str, work_dir: Path, seed: int) -> tuple[str, ...]:
-    stage = recipe.removeprefix("demo_")
-    return ("vlmtool", "train", recipe, "--work-dir", str(work_dir / stage), *_set(work_dir, recipe, seed))
+def _train(recipe: str, work_dir: Path, seed: int) -> str:
+    folder = shlex.quote(str(work_dir / recipe.removeprefix("demo_")))
+    return f"vlmtool train {recipe} --work-dir {folder}{_set(work_dir, recipe, seed)}"
 
 
-def _convert(recipe: str, work_dir: Path, seed: int, save_path: Path) -> tuple[str, ...]:
+def _convert(recipe: str, work_dir: Path, seed: int, name: str) -> str:
     last = load_recipe(recipe).schedule.max_steps
-    checkpoint = work_dir / recipe.removeprefix("demo_") / f"iter_{last}.pth"
-    return ("vlmtool", "convert", "pth_to_hf", recipe, str(checkpoint), str(save_path), *_set(work_dir, recipe, seed))
+    checkpoint = shlex.quote(str(work_dir / recipe.removeprefix("demo_") / f"iter_{last}.pth"))
+    target = shlex.quote(str(work_dir / name))
+    return f"vlmtool convert pth_to_hf {recipe} {checkpoint} {target}{_set(work_dir, recipe, seed)}"
 
 
-def _set(work_dir: Path, recipe: str, seed: int) -> tuple[str, ...]:
-    """Overrides for another work dir or seed than the recipes'; none by default."""
+def _set(work_dir: Path, recipe: str, seed: int) -> str:
+    """Overrides for another work dir or seed than the recipes'; empty by default."""
     values: dict[str, str] = {}
     if work_dir != DEFAULT_WORK_DIR:
         data = work_dir / "data"
@@ -71,7 +64,7 @@ def _set(work_dir: Path, recipe: str, seed: int) -> tuple[str, ...]:
             values |= {"data.val_path": str(data / "val.json"), "init_from": str(work_dir / "pretrain")}
     if seed:
         values["runtime.seed"] = str(seed)
-    return tuple(word for key, value in values.items() for word in ("--set", f"{key}={value}"))
+    return "".join(f" --set {shlex.quote(f'{key}={value}')}" for key, value in values.items())
 
 
 def run_step(step: Step) -> float:
@@ -82,15 +75,15 @@ def run_step(step: Step) -> float:
     """
     console = err()
     console.print(f"\n[bold]{step.title}[/bold]")
-    console.print(f"$ {step.typed}", markup=False, style="cyan")
+    console.print(f"$ {step.command}", markup=False, style="cyan")
     start = time.monotonic()
-    done = subprocess.run(real_command(step.arguments), check=False)
+    done = subprocess.run(real_command(step.command), check=False)
     if done.returncode:
-        raise VlmtoolError(f"This step of the demo ended with exit code {done.returncode}:\n{step.typed}")
+        raise VlmtoolError(f"This step of the demo ended with exit code {done.returncode}:\n{step.command}")
     return time.monotonic() - start
 
 
-def real_command(arguments: Sequence[str]) -> list[str]:
+def real_command(command: str) -> list[str]:
     """The same command with this process's own Python, whatever is on the PATH."""
-    program, *rest = arguments
+    program, *rest = shlex.split(command)
     return [sys.executable, *rest] if program == "python" else [sys.executable, "-m", "vlmtool", *rest]

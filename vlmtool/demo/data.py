@@ -93,7 +93,7 @@ def _question_records(scenes: Sequence[tuple[str, Scene]], rng: np.random.Genera
                 question, answer = texts.choice_prompt(choice.question, choice.options), choice.letter
             else:
                 question = texts.free_question(attribute, rng)
-                answer = texts.answer_sentence(scene.value(attribute))
+                answer = texts.answer_sentence(str(scene.value(attribute)))
             records.append(_record(f"{Path(name).stem}_{number}", name, question, answer))
     return [records[i] for i in rng.permutation(len(records))]
 

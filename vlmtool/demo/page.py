@@ -17,14 +17,16 @@ from vlmtool.utils.files import write_text
 SHOWN = 12  # pictures with a right answer, and as many with a wrong one
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>vlmtool demo</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>vlmtool demo</title>
 <style>
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem 1rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:1rem}.curves img{max-width:100%}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem}
 .card{border:1px solid #ddd;border-radius:.4rem;padding:.8rem}.card img{width:8rem;height:8rem;object-fit:contain;
-image-rendering:pixelated;background:#f4f4f4}.card pre{font:13px/1.4 system-ui,sans-serif;white-space:pre-wrap;margin:.4rem 0}
+image-rendering:pixelated;background:#f4f4f4}
+.card pre{font:13px/1.4 system-ui,sans-serif;white-space:pre-wrap;margin:.4rem 0}
 .right{color:#0a6b2d}.wrong{color:#b3261e}small{color:#555}
 </style></head><body>
 <h1>vlmtool demo</h1>
@@ -43,7 +45,8 @@ of {{ proof.num_pairs }}.</p>
 </body></html>"""
 
 _CARD = """<div class="card"><img src="{{ picture }}" alt=""><pre>{{ text }}</pre>
-<b class="{{ 'right' if hit else 'wrong' }}">{{ said }}</b> <small>{{ 'right' if hit else 'right would be ' ~ answer }}</small>
+<b class="{{ 'right' if hit else 'wrong' }}">{{ said }}</b>
+<small>{{ 'right' if hit else 'right would be ' ~ answer }}</small>
 </div>"""
 
 

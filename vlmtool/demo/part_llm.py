@@ -17,7 +17,7 @@ from vlmtool.demo import texts
 from vlmtool.demo.part_tokenizer import ASSISTANT, USER
 from vlmtool.demo.scenes import Scene, sample_scene
 
-STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 64, 2e-3, 0.01
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 2500, 64, 2e-3, 0.01
 DIGIT_SHARE = 0.5
 FILLERS = ("the", "a", "picture", "with", "in", "on")
 REPEATED_SHARE = 0.7  # of the slots beyond the first mention of each word repeat one; the others hold fillers
@@ -43,7 +43,7 @@ def sample_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]
         return [(str(rng.choice(texts.DESCRIBE)), texts.caption(scene))]
     attribute = texts.sample_attribute(scene, rng)
     if lot < 0.3:
-        return [(texts.free_question(attribute, rng), texts.answer_sentence(scene.value(attribute)))]
+        return [(texts.free_question(attribute, rng), texts.answer_sentence(str(scene.value(attribute))))]
     choice = texts.sample_choice(scene, attribute, int(rng.choice([2, 3, 4, 4, 4])), rng)
     if lot < 0.6:
         return [(texts.choice_prompt(choice.question, choice.options), choice.letter)]

@@ -27,7 +27,7 @@ def _corpus(rng: np.random.Generator, scenes: int = 400) -> Iterable[str]:
         scene = sample_scene(rng, held_out=False)
         yield texts.caption(scene)
         for attribute in texts.asked_attributes(scene):
-            yield texts.answer_sentence(scene.value(attribute))
+            yield texts.answer_sentence(str(scene.value(attribute)))
             choice = texts.sample_choice(scene, attribute, 4, rng)
             yield texts.choice_prompt(choice.question, choice.options)
     for words in (*VALUES.values(), texts.DESCRIBE):

@@ -13,7 +13,7 @@ from vlmtool.data.conversation import Image
 from vlmtool.demo.data import DemoData
 from vlmtool.demo.scenes import VALUES
 from vlmtool.evaluation.mmbench import MMBench
-from vlmtool.evaluation.pictures import decode_picture
+from vlmtool.evaluation.pictures import decode_picture, open_picture, picture_bytes
 
 RIDGE = 10.0  # pull of the weights towards zero, against fitting noise
 BATCH = 256
@@ -30,8 +30,7 @@ def probe_accuracy(generator: Generator, data: DemoData, test: MMBench) -> float
     features = patch_features(generator, pictures)
     captions = [set(re.findall(r"\w+", record["conversations"][1]["value"])) for record in records]
     questions = [row for row in test.rows if row.is_base]
-    prompts = {s.index: test.prompt(s) for s in test.samples() if s.index == s.group}
-    unseen = patch_features(generator, (decode_picture(prompts[row.index][0].images[0].source) for row in questions))
+    unseen = patch_features(generator, (decode_picture(open_picture(picture_bytes(row.picture))) for row in questions))
     hits = 0
     for attribute, words in VALUES.items():
         here = [number for number, row in enumerate(questions) if row.category == attribute]

@@ -104,14 +104,15 @@ def random_projector_folder(source: Path, target: Path, seed: int = 0) -> Path:
     """A copy of a model folder whose projector has never learned anything."""
     shutil.copytree(source, target, dirs_exist_ok=True)
     trained = load_projector(source / "projector")
+    type_name = f"{type(trained).__module__}.{type(trained).__qualname__}"
     config = {
-        "type": f"{type(trained).__module__}.{type(trained).__qualname__}",
+        "type": type_name,
         "vision_hidden_size": trained.vision_hidden_size,
         "llm_hidden_size": trained.llm_hidden_size,
         "options": trained.options(),
     }
     torch.manual_seed(seed)
-    fresh = build_projector(config["type"], trained.vision_hidden_size, trained.llm_hidden_size, trained.options())
+    fresh = build_projector(type_name, trained.vision_hidden_size, trained.llm_hidden_size, trained.options())
     shutil.rmtree(target / "projector")
     save_projector(target / "projector", config, fresh.state_dict())
     return target

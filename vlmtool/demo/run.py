@@ -63,13 +63,13 @@ def _tell(proof: Proof, total: float, page: Path) -> None:
         table.add_row(row.name, circular, f"{100 * row.vanilla:.1f}")
     console.print(table)
     console.print(
-        f"{proof.num_questions} questions on pictures whose object, colour and place never occur together in any training.\n"
+        f"{proof.num_questions} questions on pictures whose object, colour and place never met in training.\n"
         f"Minimal pairs: one thing changed in the picture, and the answer flips, in {100 * proof.pairs:.1f} % of "
         f"{proof.num_pairs} pairs.\n"
         f"{total:.0f} seconds in all. The page with curves and pictures: {page}\n"
     )
     console.print(
-        "To train on your own pictures, copy the second recipe (vlmtool config copy demo_finetune .) and change three lines:\n"
+        "To train on your own pictures: vlmtool config copy demo_finetune . — and change three lines:\n"
         "    data.path         your records (docs/data.md shows the form)\n"
         "    data.image_folder where their pictures lie\n"
         "    llm.path          a language model of your choice, and with it vision_encoder.path\n"

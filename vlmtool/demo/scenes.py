@@ -7,6 +7,7 @@ as a bag of words.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,8 @@ def minimal_pair(scene: Scene, attribute: str, rng: np.random.Generator) -> Scen
     """
     others = [value for value in VALUES[attribute] if value != scene.value(attribute)]
     for value in rng.permutation(others):
-        other = replace(scene, **{attribute: str(value)})
+        changed: dict[str, Any] = {attribute: str(value)}
+        other = replace(scene, **changed)
         if attribute == "digit":
             return replace(other, digit_sample=int(rng.choice(digit_samples(other.digit, held_out=True))))
         if is_held_out(other.object, other.colour, other.place):

@@ -66,7 +66,7 @@ def build_runner(
     template = find_template(recipe.llm.template, tokenizer.chat_template)
     if not template.marks_answers:
         raise RecipeError(
-            "llm.template: the chat template does not mark the answers ({% generation %}), so there is nothing to learn.\n"
+            "llm.template: the chat template does not mark the answers ({% generation %}): nothing to learn.\n"
             "Name a shipped one (--set llm.template=vicuna) or add the marks to a .jinja file."
         )
     model = build_model(recipe, folders, image_token_id(tokenizer), device)
@@ -74,7 +74,10 @@ def build_runner(
     report, parents = load_stage(model, source, origins) if source else (None, [])
 
     transform = ImageTransform(
-        load_image_processor(folders["vision_encoder"]), model.tokens_per_image, recipe.data.pad_to_square, recipe.data.image_folder
+        load_image_processor(folders["vision_encoder"]),
+        model.tokens_per_image,
+        recipe.data.pad_to_square,
+        recipe.data.image_folder,
     )
     renderer = Renderer(tokenizer, template, transform.num_tokens)
     dataset = build_dataset(recipe, recipe.data.path, renderer, transform)
@@ -102,7 +105,9 @@ def build_runner(
     return Prepared(runner, parts, scan, steps, report.loaded if report else [])
 
 
-def build_model(recipe: Recipe, folders: dict[str, Path], image_token: int, device: torch.device) -> VisionLanguageModel:
+def build_model(
+    recipe: Recipe, folders: dict[str, Path], image_token: int, device: torch.device
+) -> VisionLanguageModel:
     """The composed model with its adapters, on the device, nothing loaded from an earlier stage yet."""
     dtype = weight_dtype(device)
     llm_section, encoder_section, projector_section = recipe.llm, recipe.vision_encoder, recipe.projector
@@ -143,7 +148,9 @@ def step_plan(recipe: Recipe, dataset: ConversationDataset) -> StepPlan:
     )
 
 
-def train_loader(recipe: Recipe, dataset: ConversationDataset, sampler: StepSampler, collate: Callable[..., Any]) -> DataLoader[Any]:
+def train_loader(
+    recipe: Recipe, dataset: ConversationDataset, sampler: StepSampler, collate: Callable[..., Any]
+) -> DataLoader[Any]:
     """Micro-batches of this rank, made by workers while the model runs."""
     workers = recipe.data.num_workers
     return DataLoader(
@@ -180,9 +187,7 @@ def sample_hooks(
 ) -> list[SamplesHook]:
     """Sample answers during training; none without `data.sample_prompts`."""
     prompts = recipe.data.sample_prompts
-    requests = [
-        Request((user(Image(p.image), f"\n{p.question}") if p.image else user(p.question),)) for p in prompts
-    ]
+    requests = [Request((user(Image(p.image), f"\n{p.question}") if p.image else user(p.question),)) for p in prompts]
     if not requests:
         return []
     return [SamplesHook(Generator(model, renderer, transform), requests, recipe.schedule.sample_every)]

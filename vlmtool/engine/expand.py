@@ -7,7 +7,9 @@ from vlmtool.recipe.schema import Recipe
 PACKAGE = "vlmtool.engine"
 
 
-def expand(recipe: Recipe, work_dir: str = "", total_steps: int | None = None, use_scaler: bool = False) -> dict[str, Any]:
+def expand(
+    recipe: Recipe, work_dir: str = "", total_steps: int | None = None, use_scaler: bool = False
+) -> dict[str, Any]:
     """Runner arguments as plain values; model and data loader are objects and join them in `build.py`.
 
     Args:

@@ -31,12 +31,13 @@ def find_source(init_from: str) -> Path:
             return newest
         raise UsageError(f"init_from: '{init_from}' holds no checkpoint yet.\nRun the stage before to its end first.")
     raise UsageError(
-        f"init_from: there is no '{init_from}'.\n"
-        "Run the stage before, or start without it: --set init_from=None."
+        f"init_from: there is no '{init_from}'.\nRun the stage before, or start without it: --set init_from=None."
     )
 
 
-def load_stage(model: VisionLanguageModel, source: Path, origins: dict[str, dict[str, str]]) -> tuple[LoadReport, list[dict[str, Any]]]:
+def load_stage(
+    model: VisionLanguageModel, source: Path, origins: dict[str, dict[str, str]]
+) -> tuple[LoadReport, list[dict[str, Any]]]:
     """Put the weights of the stage before into the model.
 
     Args:
@@ -92,6 +93,7 @@ def _with_adapter_name(name: str) -> str:
 def _same_base(source: Path, part: str, sha: str, origin: dict[str, str]) -> None:
     if sha != origin["sha256"]:
         raise CheckpointError(
-            f"{source}: was trained on another {part} (weights {sha[:12]}) than '{origin['path']}' ({origin['sha256'][:12]}).\n"
+            f"{source}: was trained on another {part} (weights {sha[:12]}) than "
+            f"'{origin['path']}' ({origin['sha256'][:12]}).\n"
             f"Use the same {part}, or train the stage before again."
         )

@@ -34,7 +34,9 @@ def launch_settings(environment: Mapping[str, str]) -> Launch | None:
     if processes * nodes == 1:
         return None
     node = _number(environment, "NODE_RANK", 0)
-    return Launch(processes, nodes, node, environment.get("ADDR", "127.0.0.1"), _number(environment, "PORT", DEFAULT_PORT))
+    return Launch(
+        processes, nodes, node, environment.get("ADDR", "127.0.0.1"), _number(environment, "PORT", DEFAULT_PORT)
+    )
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

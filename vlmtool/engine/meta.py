@@ -18,9 +18,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "mmengine")
 
 def part_origins(recipe: Recipe, folders: dict[str, Path]) -> dict[str, dict[str, str]]:
     """{llm, vision_encoder}: {path as the recipe names it, sha256 of its weights}."""
-    return {
-        name: {"path": getattr(recipe, name).path, "sha256": part_hash(folder)} for name, folder in folders.items()
-    }
+    return {name: {"path": getattr(recipe, name).path, "sha256": part_hash(folder)} for name, folder in folders.items()}
 
 
 def checkpoint_meta(

@@ -27,7 +27,13 @@ class VlmRunner(Runner):
         arguments: of mmengine's Runner.
     """
 
-    def __init__(self, *, meta: dict[str, Any], device: torch.device, compute_dtype: torch.dtype | None, **arguments: Any):
+    _train_loop: Any
+    optim_wrapper: Any
+    param_schedulers: Any
+
+    def __init__(
+        self, *, meta: dict[str, Any], device: torch.device, compute_dtype: torch.dtype | None, **arguments: Any
+    ):
         self.meta = meta
         self.device = device
         self.compute_dtype = compute_dtype

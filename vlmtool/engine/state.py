@@ -1,4 +1,4 @@
-"""What resuming needs beside the weights: `iter_N.state/` with optimiser, schedule, random states and place in the data."""
+"""What resuming needs beside the weights, in `iter_N.state/`: optimiser, schedule, random states, place in the data."""
 
 import json
 import random
@@ -79,11 +79,11 @@ def schedule_states(runner: Any) -> list[dict[str, Any]]:
 def random_state(device: torch.device) -> dict[str, Any]:
     """State of every generator a training draws from, as tensors and plain values."""
     version, python, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    legacy: dict[str, Any] = np.random.get_state(legacy=False)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": [version, list(python), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": {**legacy, "state": {**legacy["state"], "key": legacy["state"]["key"].tolist()}},
     }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -95,8 +95,8 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"].clone())
     version, python, gauss = state["python"]
     random.setstate((version, tuple(python), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    legacy = state["numpy"]
+    np.random.set_state({**legacy, "state": {**legacy["state"], "key": np.array(legacy["state"]["key"], np.uint32)}})
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu().clone(), device)
 

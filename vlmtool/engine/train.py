@@ -48,7 +48,9 @@ def train(
     if checkpoint is None:
         raise AssertionError("the last step always saves")
     if is_main():
-        err().print(f"Saved {checkpoint}\nNext: vlmtool convert pth_to_hf {folder / RECIPE_FILE} {checkpoint} {folder / 'hf'}")
+        err().print(
+            f"Saved {checkpoint}\nNext: vlmtool convert pth_to_hf {folder / RECIPE_FILE} {checkpoint} {folder / 'hf'}"
+        )
     return checkpoint
 
 
@@ -56,7 +58,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--work-dir: '{folder}' cannot be made: {error.strerror}.\nGive a folder you may write to.") from error
+        raise UsageError(
+            f"--work-dir: '{folder}' cannot be made: {error.strerror}.\nGive a folder you may write to."
+        ) from error
 
 
 def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
@@ -84,7 +88,8 @@ def _parts_table(parts: Sequence[PartSummary]) -> Table:
 def _scan_lines(scan: ScanReport) -> list[str]:
     share = 100 * scan.num_supervised / scan.num_tokens
     lines = [
-        f"{scan.num_samples:,} samples, {scan.num_images:,} images, {scan.num_tokens:,} tokens, {share:.1f} % of them supervised."
+        f"{scan.num_samples:,} samples, {scan.num_images:,} images, {scan.num_tokens:,} tokens, "
+        f"{share:.1f} % of them supervised."
     ]
     for ids, what in (
         (scan.cut_answers, "longer than data.max_length: their last answer is cut"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -24,7 +25,7 @@ def build_llm(
     train_all: bool = False,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
-) -> nn.Module:
+) -> PreTrainedModel:
     """A language model; frozen but for its adapter, unless `train_all`."""
     llm = load_llm(path, dtype, quantization, device, trust_remote_code).requires_grad_(False)
     if lora is not None:
@@ -59,7 +60,7 @@ def load_encoder_weights(path: Path, dtype: torch.dtype | str) -> PreTrainedMode
     """
     try:
         return load_vision_model(path, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(load_failure(path, error)) from error
 
 
@@ -81,7 +82,9 @@ def build_projector(
         RecipeError: no such class, or it does not take these options.
     """
     cls = import_class(type_name, "projector.type")
-    known = [name for name in inspect.signature(cls).parameters if name not in ("vision_hidden_size", "llm_hidden_size")]
+    known = [
+        name for name in inspect.signature(cls).parameters if name not in ("vision_hidden_size", "llm_hidden_size")
+    ]
     for name in options:
         if name not in known:
             raise RecipeError(

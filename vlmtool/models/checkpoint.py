@@ -44,7 +44,9 @@ def read_checkpoint(path: str | Path, what: str = "checkpoint") -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"{what}: there is no file '{path}'.\nRun folders hold iter_N.pth, named in {LAST_CHECKPOINT}.")
+        raise UsageError(
+            f"{what}: there is no file '{path}'.\nRun folders hold iter_N.pth, named in {LAST_CHECKPOINT}."
+        )
     content = safe_load(path)
     if not isinstance(content, dict) or not {"meta", "state_dict"} <= content.keys():
         raise CheckpointError(f"{path}: not a checkpoint of vlmtool: it has no 'meta' and 'state_dict'.")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from vlmtool.utils.files import sha256, write_json
@@ -31,10 +32,8 @@ def file_hashes(files: list[Path]) -> dict[Path, str]:
             known[key] = sha256(file)
         hashes[file] = known[key]
     if len(known) > before:
-        try:
+        with suppress(OSError):  # a read-only home only costs the time of hashing again
             write_json(cache, known)
-        except OSError:  # a read-only home only costs the time of hashing again
-            pass
     return hashes
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
@@ -34,7 +35,7 @@ def load_llm(
         arguments["device_map"] = {"": str(device)}
     try:
         model = AutoModelForCausalLM.from_pretrained(path, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(load_failure(path, error)) from error
     if quantization:
         keep_gradients_on_cpu(model)

@@ -37,7 +37,9 @@ def add_encoder_lora(encoder: VisionEncoder, lora: LoraSettings) -> None:
     encoder.model = get_peft_model(encoder.model, _config(lora, modules, layers=encoder.num_blocks))
 
 
-def _config(lora: LoraSettings, modules: list[str], task_type: str | None = None, layers: int | None = None) -> LoraConfig:
+def _config(
+    lora: LoraSettings, modules: list[str], task_type: str | None = None, layers: int | None = None
+) -> LoraConfig:
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -59,11 +61,13 @@ def linear_layer_names(model: PreTrainedModel, wanted: tuple[str, ...] = ()) -> 
     head = model.get_output_embeddings()
     blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     in_blocks = {id(m): name.rpartition(".")[2] for block in blocks for name, m in block.named_modules()}
-    names = {in_blocks[id(m)] for m in model.modules() if isinstance(m, nn.Linear) and m is not head and id(m) in in_blocks}
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    names = {in_blocks[id(m)] for m in linear if id(m) in in_blocks}
     for name in wanted:
         if name not in names:
             raise RecipeError(
-                f"lora.target_modules: '{name}' is no linear layer of {type(model).__name__}.{did_you_mean(name, names)}\n"
+                f"lora.target_modules: '{name}' is no linear layer of {type(model).__name__}."
+                f"{did_you_mean(name, names)}\n"
                 f"It has {', '.join(sorted(names))}."
             )
     return sorted(wanted or names)

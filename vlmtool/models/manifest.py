@@ -111,7 +111,9 @@ def _read(folder: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{file}: not readable as JSON: {error}\nWrite the folder again: `vlmtool convert`.") from error
+        raise CheckpointError(
+            f"{file}: not readable as JSON: {error}\nWrite the folder again: `vlmtool convert`."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{file}: not a manifest of format {FORMAT}.\nUse the vlmtool version that wrote it.")
     return content
@@ -123,4 +125,6 @@ def _parse(cls: type[M], content: dict[str, Any], folder: Path) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{folder / FILE_NAME}: '{key}': {first['msg']}.\nWrite the folder again: `vlmtool convert`.") from error
+        raise CheckpointError(
+            f"{folder / FILE_NAME}: '{key}': {first['msg']}.\nWrite the folder again: `vlmtool convert`."
+        ) from error

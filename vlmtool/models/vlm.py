@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.llm import head_at
@@ -29,7 +30,9 @@ class VisionLanguageModel(nn.Module):
         image_token_id: id of the image token in `input_ids`; it may lie outside the LLM's vocabulary.
     """
 
-    def __init__(self, vision_encoder: VisionEncoder, projector: Projector, llm: nn.Module, image_token_id: int) -> None:
+    def __init__(
+        self, vision_encoder: VisionEncoder, projector: Projector, llm: PreTrainedModel, image_token_id: int
+    ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.projector = projector
@@ -62,7 +65,11 @@ class VisionLanguageModel(nn.Module):
         return splice_image_embeds(text_embeds, image_embeds, is_image)
 
     def forward(
-        self, input_ids: Tensor, labels: Tensor, pixel_values: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Loss:
         """Loss of a batch, summed over its supervised tokens; logits are made at those positions only.
 
@@ -87,7 +94,7 @@ class VisionLanguageModel(nn.Module):
         return [p for part in (self.projector, self.vision_encoder) for p in part.parameters() if p.requires_grad]
 
     def _touch_unused(self, image_embeds: Tensor | None) -> Tensor | float:
-        """Zero, but tied to the parameters that a batch without images leaves out, so that every rank reduces the same."""
+        """Zero, but tied to the weights that a batch without images leaves out, so that every rank reduces the same."""
         if image_embeds is not None or not self.training:
             return 0.0
         unused = self.image_parameters()

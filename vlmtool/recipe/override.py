@@ -46,4 +46,8 @@ def parse_value(text: str) -> Any:
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
+    if isinstance(node, ast.List | ast.Tuple):
+        return tuple(_value(item) for item in node.elts)
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True) if key is not None}
     return ast.literal_eval(node)

@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Each message says what, where and how to fix it; the CLI prints it without a traceback."""
+"""Errors that a user can mend: what, where and how to fix it. The command line prints them without a traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -8,7 +8,12 @@ from vlmtool.utils.errors import UsageError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = "vlmtool://"  # a folder inside the installed package
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def is_hub_id(name: str) -> bool:
+    """Of the form owner/name; a relative path of two steps is too."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def local_folder(name: str, what: str) -> Path:
@@ -25,7 +30,7 @@ def local_folder(name: str, what: str) -> Path:
     path = PACKAGE / name.removeprefix(SHIPPED) if name.startswith(SHIPPED) else Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.is_absolute() or name.startswith((".", "~", SHIPPED)) or not _HUB_ID.fullmatch(name):
+    if path.is_absolute() or name.startswith(("~", SHIPPED)) or not is_hub_id(name):
         raise UsageError(f"{what}: there is no folder '{name}'.\nGive an existing folder or a hub id (owner/name).")
     try:
         if os.environ.get("VLMTOOL_HUB") == "modelscope":
@@ -37,5 +42,15 @@ def local_folder(name: str, what: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"{what}: '{name}' is neither a folder here nor a model that could be fetched ({reason}).\n"
-            "Download it first, or point to it: --set llm.path=FOLDER."
+            "Download it first and give its folder."
         ) from error
+
+
+def recorded_folder(name: str, beside: Path, what: str) -> Path:
+    """The folder that a model folder recorded as `name`: seen from here, or from the folder `beside`; else the hub's.
+
+    Raises:
+        UsageError: it is nowhere.
+    """
+    near = beside / name
+    return near if near.is_dir() and not Path(name).expanduser().is_dir() else local_folder(name, what)

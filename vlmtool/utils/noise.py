@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 
 
@@ -13,10 +14,11 @@ def silence_libraries() -> None:
     if os.environ.get("VLMTOOL_DEBUG", "") not in ("", "0"):
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():  # bars fill a log
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in ("bitsandbytes", "torch.distributed.elastic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("DeepSpeed").disabled = True  # it sets its own level when imported
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|peft|transformers")
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|peft|transformers|mmengine")

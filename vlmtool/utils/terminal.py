@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-# C0 and C1 controls but tab and newline, and whole CSI / OSC sequences: text of users and files must not steer a terminal.
+# Controls but tab and newline, and whole CSI / OSC sequences: text of users and files must not steer a terminal.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

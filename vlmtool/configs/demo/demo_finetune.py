@@ -1,4 +1,4 @@
-"""The demo's second stage: QLoRA on the LLM in NF4, on questions. Tiny parts of the package, two minutes on two cores."""
+"""The demo's second stage: QLoRA on the LLM in NF4, on questions. Tiny parts, two minutes on two cores."""
 
 from mmengine.config import read_base
 

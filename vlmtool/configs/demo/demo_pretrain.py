@@ -9,5 +9,10 @@ with read_base():
 
 llm.update(freeze=True)
 vision_encoder.update(freeze=True)
-data = dict(path="work_dirs/demo/data/pretrain.json", image_folder="work_dirs/demo/data/images", max_length=256, pad_to_square=True)
+data = dict(
+    path="work_dirs/demo/data/pretrain.json",
+    image_folder="work_dirs/demo/data/images",
+    max_length=256,
+    pad_to_square=True,
+)
 schedule = dict(lr=3e-3, max_steps=300, batch_size=32, log_every=50)

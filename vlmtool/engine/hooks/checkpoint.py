@@ -45,7 +45,9 @@ class SaveHook(Hook):
 
 def drop_old(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` iter_N.pth with their states; never the one `last_checkpoint` names."""
-    numbered = {int(m.group(1)): f for f in folder.glob("iter_*.pth") if (m := re.fullmatch(r"iter_(\d+)\.pth", f.name))}
+    numbered = {
+        int(m.group(1)): f for f in folder.glob("iter_*.pth") if (m := re.fullmatch(r"iter_(\d+)\.pth", f.name))
+    }
     for step in sorted(numbered)[:-keep]:
         if numbered[step] != last_checkpoint(folder):
             remove(numbered[step])

@@ -40,7 +40,7 @@ class ProgressHook(Hook):
         if not is_main():
             return
         folder = Path(runner.work_dir)
-        self._log = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)
+        self._log = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=runner.iter)
         if sys.stderr.isatty():
             self._bar = progress(TextColumn("{task.fields[status]}"))

@@ -48,7 +48,7 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> float:
     model = runner.vlm
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     for batch in loader:
         batch = batch.to(runner.device)
         with runner.autocast():

@@ -33,8 +33,8 @@ def vision_class(path: Path) -> type[PreTrainedModel]:
     if model_type not in VISION_CLASSES:
         known = ", ".join(sorted({c.__name__ for c in VISION_CLASSES.values()}))
         raise UsageError(
-            f"{path}: a '{model_type}' is not an image encoder that vlmtool knows.{did_you_mean(model_type, VISION_CLASSES)}\n"
-            f"Known: {known}."
+            f"{path}: a '{model_type}' is not an image encoder that vlmtool knows."
+            f"{did_you_mean(model_type, VISION_CLASSES)}\nKnown: {known}."
         )
     return VISION_CLASSES[model_type]
 
