@@ -211,3 +211,14 @@ def test_mistakes_are_told(run, override, error, message):
     with pytest.raises(error, match=message) as caught:
         run("wrong", override)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_in_a_run_names_its_sample(run, standins, tmp_path, workers):
+    images = tmp_path / "images"
+    shutil.copytree(standins.images, images)
+    (images / "000_0.jpg").write_bytes((images / "000_0.jpg").read_bytes()[:400])
+    overrides = (f"data.image_folder={str(images)!r}", f"data.num_workers={workers}", "schedule.max_steps=16")
+    with pytest.raises(DataError, match=r"sample 'r0' .*000_0\.jpg") as caught:
+        run("broken", *overrides)
+    assert len(str(caught.value).splitlines()) <= 3

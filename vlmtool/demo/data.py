@@ -1,5 +1,6 @@
 """The demo's files: pictures, LLaVA records of both stages, and a test in MMBench's format with its control files."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def make_data(out_dir: str | Path, seed: int) -> DemoData:
     _write_json(paths.finetune, _question_records(scenes, rng))
     _write_json(paths.val, _question_records(unseen, rng))
     write_benchmark_files(paths.mmbench, paths.mmbench_blank, paths.mmbench_shuffled, paths.pairs)
+    example = np.random.default_rng([seed, 1])
+    (paths.image_folder / "test.jpg").write_bytes(encode_jpeg(draw(sample_scene(example, held_out=True), example)))
     return paths
 
 
@@ -107,3 +110,17 @@ def _attributes_to_ask(scene: Scene, rng: np.random.Generator) -> list[str]:
 
 def _write_json(path: Path, records: list[Record]) -> None:
     path.write_text(json.dumps(records, indent=1))
+
+
+def main() -> None:
+    """`python -m vlmtool.demo.data FOLDER [--seed N]`."""
+    parser = argparse.ArgumentParser(description="Draw the demo's pictures and write its data.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    paths = make_data(arguments.folder, arguments.seed)
+    print(f"Wrote {paths.pretrain}, {paths.finetune}, {paths.val} and {paths.mmbench}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vlmtool.data.collate import Batch
 from vlmtool.utils.distributed import sum_over_ranks, world_size
+from vlmtool.utils.errors import VlmtoolError
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class StepLoop(BaseLoop):
     def step(self, batches: Iterator[Batch]) -> StepResult:
         """One optimiser step."""
         start = time.perf_counter()
-        micro_batches = [next(batches) for _ in range(self.accumulation)]
+        micro_batches = [draw(batches) for _ in range(self.accumulation)]
         waited = time.perf_counter() - start
         device = self.runner.device
         counted = ("num_supervised", "num_tokens", "num_samples", "num_images")
@@ -110,3 +111,12 @@ class StepLoop(BaseLoop):
         if isinstance(model, DistributedDataParallel) and number < self.accumulation - 1:
             return model.no_sync()
         return nullcontext()
+
+
+def draw(batches: Iterator[Batch]) -> Batch:
+    """The next batch; an error of a loader's worker as it was raised there, without the traceback torch puts around."""
+    try:
+        return next(batches)
+    except VlmtoolError as error:
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]) from error

@@ -12,4 +12,4 @@ data.update(
     val_path="work_dirs/demo/data/val.json",
     sample_prompts=[dict(image="val_00000.jpg", question="What is the object?")],
 )
-schedule.update(lr=1e-3, max_steps=500, batch_size=32)
+schedule.update(lr=1e-3, max_steps=300)
