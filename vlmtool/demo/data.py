@@ -17,7 +17,7 @@ NUM_SCENES = 5000  # training pictures; the projector's stage sees the first `NU
 NUM_CAPTIONED = 3000
 QUESTIONS_PER_SCENE = 3
 NUM_VALIDATION_SCENES = 100
-CHOICE_SHARE = 0.75  # of the questions in finetune.json are multiple choice; the others are free
+CHOICE_SHARE = 0.9  # of the questions in finetune.json are multiple choice; the others are free
 Record = dict[str, object]
 
 

@@ -12,4 +12,5 @@ data.update(
     val_path="work_dirs/demo/data/val.json",
     sample_prompts=[dict(image="val_00000.jpg", question="What is the object?")],
 )
-schedule.update(lr=1e-3, max_steps=300)
+projector.update(lr=6e-3)
+schedule.update(lr=1.5e-3, max_steps=750)
