@@ -20,7 +20,7 @@ def vlmtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
 
 
-def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+def expect_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """Exit code, a short error that holds the words, no traceback."""
     error = done.stderr[done.stderr.index("Error: ") :] if "Error: " in done.stderr else done.stderr
     assert done.returncode == code, done.stderr
@@ -56,17 +56,17 @@ def trained(overrides, tmp_path_factory) -> Path:
 
 def test_bad_path(overrides):
     done = vlmtool("train", RECIPE, *sets([*overrides, "llm.path=./no/such/folder"]))
-    check(done, 2, "llm.path", "./no/such/folder")
+    expect_error(done, 2, "llm.path", "./no/such/folder")
 
 
 def test_typo_in_a_recipe_key(overrides):
     done = vlmtool("train", RECIPE, *sets([*overrides, "schedule.batchsize=4"]))
-    check(done, 2, "schedule.batchsize", "Did you mean 'batch_size'?")
+    expect_error(done, 2, "schedule.batchsize", "Did you mean 'batch_size'?")
 
 
 def test_unknown_recipe_and_option():
-    check(vlmtool("train", RECIPE + "e"), 2, f"Did you mean '{RECIPE}'?")
-    check(vlmtool("train", RECIPE, "--resme"), 2, "--resume")
+    expect_error(vlmtool("train", RECIPE + "e"), 2, f"Did you mean '{RECIPE}'?")
+    expect_error(vlmtool("train", RECIPE, "--resme"), 2, "--resume")
 
 
 def test_missing_image(overrides, standins, tmp_path):
@@ -74,7 +74,7 @@ def test_missing_image(overrides, standins, tmp_path):
     shutil.copytree(standins.images, images)
     (images / "000_0.jpg").unlink()
     done = vlmtool("train", RECIPE, "--work-dir", tmp_path / "w", *sets([*overrides, f"data.image_folder={images}"]))
-    check(done, 1, "000_0.jpg", "vlmtool data check")
+    expect_error(done, 1, "000_0.jpg", "vlmtool data check")
 
 
 def test_broken_record(overrides, standins, tmp_path):
@@ -82,14 +82,16 @@ def test_broken_record(overrides, standins, tmp_path):
     records[3]["conversations"][0]["value"] += "<image>"
     (tmp_path / "data.json").write_text(json.dumps(records))
     broken = [*overrides, f"data.path={tmp_path / 'data.json'}"]
-    check(vlmtool("train", RECIPE, "--work-dir", tmp_path / "w", *sets(broken)), 1, "'r3'", "2 <image> tags but 1 images")
+    expect_error(
+        vlmtool("train", RECIPE, "--work-dir", tmp_path / "w", *sets(broken)), 1, "'r3'", "2 <image> tags but 1 images"
+    )
 
 
 def test_corrupt_checkpoint(overrides, trained, tmp_path):
     whole = (trained / "iter_1.pth").read_bytes()
     (tmp_path / "iter_1.pth").write_bytes(whole[: len(whole) // 2])
     done = vlmtool("convert", "pth_to_hf", RECIPE, tmp_path / "iter_1.pth", tmp_path / "hf", *sets(overrides))
-    check(done, 1, "iter_1.pth", "damaged")
+    expect_error(done, 1, "iter_1.pth", "damaged")
     assert not (tmp_path / "hf").exists()
 
 
@@ -98,11 +100,11 @@ def test_adapter_on_another_base(overrides, trained, standins, tmp_path):
 
     pth_to_hf(load_recipe(RECIPE, overrides), trained / "iter_1.pth", tmp_path / "hf")
     other = vlmtool("convert", "merge", standins.internlm, tmp_path / "hf" / "llm_adapter", tmp_path / "merged")
-    check(other, 1, "weights")
+    expect_error(other, 1, "weights")
     chat = vlmtool("chat", standins.internlm, "--llava", tmp_path / "hf", "--question", "Hello?")
-    check(chat, 1, "weights")
+    expect_error(chat, 1, "weights")
 
 
 def test_missing_picture_and_benchmark_file(tmp_path):
-    check(vlmtool("chat", tmp_path, "--image", tmp_path / "none.jpg", "--question", "What?"), 2, "none.jpg")
-    check(vlmtool("mmbench", tmp_path, "--data-path", tmp_path / "none.tsv"), 2, "none.tsv")
+    expect_error(vlmtool("chat", tmp_path, "--image", tmp_path / "none.jpg", "--question", "What?"), 2, "none.jpg")
+    expect_error(vlmtool("mmbench", tmp_path, "--data-path", tmp_path / "none.tsv"), 2, "none.tsv")

@@ -22,14 +22,14 @@ from vlmtool.demo import texts
 from vlmtool.demo.part_tokenizer import ASSISTANT, USER
 from vlmtool.demo.scenes import Scene, sample_scene
 
-STEPS, BATCH_SIZE, LEARNING_RATE, WARMUP = 2500, 32, 2e-3, 100
+STEPS, BATCH_SIZE, LEARNING_RATE, WARMUP = 2400, 32, 2e-3, 100
 INITIALIZER_RANGE = 0.06
 DIGIT_SHARE = 0.5
 FILLERS = ("the", "a", "picture", "with", "in", "on")
 REPEATED_SHARE = 0.7  # of the slots beyond the first mention of each word repeat one; the others hold fillers
 MIN_SLOTS, MAX_SLOTS = 12, 24  # length of a description in tokens; the vision encoder gives 16 patches
-NOISE = 1.0  # of the description's embeddings, in units of their root mean square
-MIXING = 0.5  # at most this much of another slot's embedding is mixed into a slot
+NOISE = 0.4  # of the description's embeddings, in units of their root mean square
+MIXING = 0.4  # at most this much of another slot's embedding is mixed into a slot
 CLEAN, BLURRED, UNTOLD = 0.2, 0.6, 0.7  # shares of the steps: plain bags before, full blur from, no second loss from
 IGNORED = -100
 

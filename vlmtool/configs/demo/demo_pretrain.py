@@ -15,4 +15,4 @@ data = dict(
     max_length=256,
     pad_to_square=True,
 )
-schedule = dict(lr=8e-3, max_steps=350, batch_size=32, log_every=50)
+schedule = dict(lr=8e-3, max_steps=500, batch_size=32, log_every=50)
