@@ -48,7 +48,7 @@ def test_handwriting_of_the_test_is_held_out():
 
 
 def test_a_blind_answer_is_right_once_in_its_group(files):
-    """Questions with the same text and options differ only in their picture, and every option is right equally often."""
+    """Questions of the same text and options differ in their picture, and every option is right equally often."""
     for name in ("mmbench", "blank", "shuffled"):
         groups = defaultdict(list)
         for row in MMBench(files[name]).rows:

@@ -22,7 +22,8 @@ _PAGE = """<!doctype html>
 <style>
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem 1rem;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:1rem}.curves img{width:48%;min-width:20rem}
+td:first-child,th:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:1rem}
+.curves img{width:48%;min-width:20rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem}
 .card{border:1px solid #ddd;border-radius:.4rem;padding:.8rem}.card img{width:8rem;height:8rem;object-fit:contain;
 image-rendering:pixelated;background:#f4f4f4}

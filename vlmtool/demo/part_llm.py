@@ -4,9 +4,9 @@ Where an image will stand later it reads a description: the scene's words in ran
 some twice, among fillers, a little noisy and mixed, as projected patches will be. It learns to describe, to answer and
 to choose a letter; the loss is on the answer.
 
-Two things make it learn to choose within minutes. Weights start larger than transformers' default (0.06 for 0.02): equal
-words then meet in the attention from the start. And each option's word is told whether it is the right one, by a second
-loss that fades out: which word was read before is the part of multiple choice that is hard to find by the letter alone.
+Two things make it learn to choose within minutes. Weights start larger than transformers' default (0.06 for 0.02), so
+that equal words meet in the attention from the start. And each option's word is told whether it is the right one, by a
+second loss that fades out: which word was read before is hard to find out by the letter of the answer alone.
 """
 
 from collections.abc import Callable
