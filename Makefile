@@ -49,7 +49,7 @@ check: setup
 	$(BIN)/mypy vlmtool
 
 soak: setup
-	$(TEST_ENV) $(BIN)/python -m pytest -m "soak and not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -m "soak and not gpu and not network" $(ARGS)
 
 bench: setup
 	@for file in benchmarks/bench_*.py; do \
