@@ -222,3 +222,12 @@ def test_an_image_that_breaks_in_a_run_names_its_sample(run, standins, tmp_path,
     with pytest.raises(DataError, match=r"sample 'r0' .*000_0\.jpg") as caught:
         run("broken", *overrides)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_file_that_is_no_picture_is_found_before_the_first_step(run, standins, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(standins.images, images)
+    (images / "000_0.jpg").write_text("<html>not found</html>")
+    with pytest.raises(DataError, match=r"sample 'r0' .*000_0\.jpg"):
+        run("broken", f"data.image_folder={str(images)!r}")
+    assert not (tmp_path / "broken" / "train_log.jsonl").exists()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlmtool.data.conversation import Conversation
-from vlmtool.data.image_transform import ImageTransform
+from vlmtool.data.image_transform import ImageTransform, picture_size
 from vlmtool.data.render import IGNORED, Rendered, Renderer
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.terminal import track
@@ -72,7 +72,7 @@ class ConversationDataset(Dataset[Sample]):
         """Render every sample once: note lengths, drop samples without a supervised token, count what is cut.
 
         Raises:
-            DataError: an image is missing, an image would be cut, or nothing is left to learn from.
+            DataError: an image is missing or no picture, an image would be cut, or nothing is left to learn from.
         """
         report = ScanReport()
         kept: list[Conversation] = []
@@ -82,6 +82,8 @@ class ConversationDataset(Dataset[Sample]):
             for image in conversation.images:
                 if isinstance(image.source, str) and not (self.transform.image_folder / image.source).is_file():
                     missing[image.source] += 1
+                elif isinstance(image.source, str):
+                    _check_header(self.transform, image.source, conversation)
             whole = self.renderer.sample(conversation)
             rendered = cut(whole, self.max_length, conversation, self.renderer.image_token_id)
             if not rendered.num_supervised:
@@ -119,6 +121,14 @@ def cut(rendered: Rendered, max_length: int, conversation: Conversation, image_t
             f"data.max_length = {max_length}, and an image would be cut.\nRaise data.max_length or shorten the sample."
         )
     return Rendered(rendered.input_ids[:max_length], rendered.labels[:max_length])
+
+
+def _check_header(transform: ImageTransform, source: str, conversation: Conversation) -> None:
+    """Read the header only: enough to find what is no picture, little enough for every start."""
+    try:
+        picture_size(transform.image_folder / source)
+    except DataError as error:
+        raise DataError(f"sample '{conversation.id}' ({conversation.origin}): {error}") from error
 
 
 def _refuse_missing(missing: Counter[str], transform: ImageTransform) -> None:
