@@ -102,18 +102,12 @@ def _parts(recipe: "Recipe") -> "tuple[PreTrainedTokenizerBase, ChatTemplate, Pa
     Raises:
         RecipeError: the template does not mark the answers.
     """
-    from vlmtool.data.templates.library import find_template
+    from vlmtool.data.templates.library import find_training_template
     from vlmtool.data.tokenizer import load_tokenizer
-    from vlmtool.utils.errors import RecipeError
     from vlmtool.utils.hub import local_folder
 
     tokenizer = load_tokenizer(local_folder(recipe.llm.path, "llm.path"), recipe.runtime.trust_remote_code)
-    template = find_template(recipe.llm.template, tokenizer.chat_template)
-    if not template.marks_answers:
-        raise RecipeError(
-            "llm.template: the chat template does not mark the answers ({% generation %}), so nothing can be learned.\n"
-            "Name a shipped one (--set llm.template=vicuna) or add the marks to a .jinja file."
-        )
+    template = find_training_template(recipe.llm.template, tokenizer.chat_template)
     return tokenizer, template, local_folder(recipe.vision_encoder.path, "vision_encoder.path")
 
 

@@ -16,7 +16,7 @@ from vlmtool.data.formats.llava import read_conversations
 from vlmtool.data.image_transform import ImageTransform, load_image_processor
 from vlmtool.data.render import Renderer
 from vlmtool.data.sampler import StepPlan, StepSampler
-from vlmtool.data.templates.library import find_template
+from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device, start_process_group, weight_dtype
 from vlmtool.engine.expand import expand
@@ -30,7 +30,6 @@ from vlmtool.models.build import build_llm, build_projector, build_vision_encode
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.distributed import rank, world_size
-from vlmtool.utils.errors import RecipeError
 from vlmtool.utils.hub import local_folder
 
 
@@ -63,12 +62,7 @@ def build_runner(
     origins = part_origins(recipe, folders)
 
     tokenizer = load_tokenizer(folders["llm"], recipe.runtime.trust_remote_code)
-    template = find_template(recipe.llm.template, tokenizer.chat_template)
-    if not template.marks_answers:
-        raise RecipeError(
-            "llm.template: the chat template does not mark the answers ({% generation %}): nothing to learn.\n"
-            "Name a shipped one (--set llm.template=vicuna) or add the marks to a .jinja file."
-        )
+    template = find_training_template(recipe.llm.template, tokenizer.chat_template)
     model = build_model(recipe, folders, image_token_id(tokenizer), device)
     parts = check_trainable(model, recipe)
     report, parents = load_stage(model, source, origins) if source else (None, [])

@@ -57,6 +57,21 @@ def find_template(name: str | None, tokenizer_template: str | None) -> ChatTempl
     return parse_template(name, (FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
 
 
+def find_training_template(name: str | None, tokenizer_template: str | None) -> ChatTemplate:
+    """The same, for samples, whose answers must be marked.
+
+    Raises:
+        RecipeError: they are not.
+    """
+    template = find_template(name, tokenizer_template)
+    if not template.marks_answers:
+        raise RecipeError(
+            "llm.template: the chat template does not mark the answers ({% generation %}): nothing to learn.\n"
+            "Name a shipped one (--set llm.template=vicuna) or add the marks to a .jinja file."
+        )
+    return template
+
+
 def parse_template(name: str, text: str) -> ChatTemplate:
     """A template from a file's text; its first line may be `{# stop_words: ["<eoa>"] #}`."""
     match = _STOP_WORDS.match(text)
