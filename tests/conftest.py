@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+# Here too, before the test processes start: at its first import on a machine yapf, which mmengine needs, writes a
+# cache that another process may read half-written.
+import mmengine  # noqa: F401
 import pytest
 
 from tests.standins import Standins, make_standins

@@ -52,6 +52,9 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
     Raises:
         VlmtoolError: a process failed; its own error has been printed by it.
     """
+    # At its first import on a machine yapf, which mmengine needs, writes a cache that another process may read
+    # half-written: one process goes first.
+    import mmengine  # noqa: F401
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
