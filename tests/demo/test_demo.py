@@ -118,3 +118,13 @@ def test_records_are_llava_records(tmp_path):
     for record in json.loads(json.dumps(_question_records(drawn, rng))):
         conversation = parse_record(record, "here", "1")
         assert len(conversation.images) == 1 and conversation.messages[-1].role == "assistant"
+
+
+def test_three_lines_make_the_recipe_ones_own(standins):
+    """What the demo's last words promise."""
+    from vlmtool.recipe.load import load_recipe, recipe_text
+
+    own = [f"data.path={standins.data}", f"data.image_folder={standins.images}", f"llm.path={standins.llama}"]
+    text = recipe_text(load_recipe("demo_pretrain", own), "mine")
+    assert "work_dirs" not in text
+    assert "demo/assets/llm" not in text

@@ -31,7 +31,7 @@ def demo_steps(work_dir: Path, seed: int) -> list[Step]:
     score = f"vlmtool mmbench {at['merged']} --batch-size 64 --data-path {at['data']}"
     return [
         Step("Draw the pictures and write the data", f"python -m vlmtool.demo.data {at['data']} --seed {seed}"),
-        Step("Stage 1: align the projector on captions", _train("demo_pretrain", work_dir, seed)),
+        Step("Stage 1: align the projector on captions and choices", _train("demo_pretrain", work_dir, seed)),
         Step("A model folder of the first stage, to compare", _convert("demo_pretrain", work_dir, seed, "pretrain_hf")),
         Step("Stage 2: QLoRA on questions", _train("demo_finetune", work_dir, seed)),
         Step("From the checkpoint to a model folder", _convert("demo_finetune", work_dir, seed, "hf")),

@@ -35,7 +35,8 @@ image-rendering:pixelated;background:#f4f4f4}
 Minimal pairs (one thing changed in the picture, the answer must flip): <b>{{ "%.1f"|format(100 * proof.pairs) }} %</b>
 of {{ proof.num_pairs }}.</p>
 <table><tr><th>right answers, percent</th><th>CircularEval</th><th>vanilla</th></tr>
-{% for row in proof.rows %}<tr><td>{{ row.name }}{% if row.must_be_blind %} <small>must not exceed a blind guess</small>
+{% for row in proof.rows %}<tr><td>{{ row.name }}
+{% if row.must_be_blind %} <small>at most 5 points above a blind guess</small>
 {% endif %}</td><td>{{ "–" if row.circular is none else "%.1f"|format(100 * row.circular) }}</td>
 <td>{{ "%.1f"|format(100 * row.vanilla) }}</td></tr>{% endfor %}</table>
 <h2>Loss</h2><div class="curves">{% for image in curves %}<img src="{{ image }}" alt="loss curve">{% endfor %}</div>

@@ -22,7 +22,7 @@ IMAGE_SIZE, PATCH_SIZE = 64, 16  # pixels
 NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 MEAN = STD = 0.5  # pixel normalisation
 DIGIT_SHARE = 0.5  # of the training scenes: handwriting is the hardest attribute
-STEPS, POOL_SIZE = 2000, 30_000
+STEPS, POOL_SIZE = 6000, 60_000
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 1.2e-3, 0.05
 GRAY_SHARE = 0.5  # of each batch has its colours taken away
 IGNORED = -100

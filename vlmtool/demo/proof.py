@@ -1,6 +1,8 @@
 """Is it the picture that the model answers from? The same questions under conditions in which it must fail."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from vlmtool.chat.load import load_chat_model
 from vlmtool.demo.data import DemoData
 from vlmtool.demo.probe import probe_accuracy
 from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.report import METRICS_FILE
 from vlmtool.evaluation.run import answer_all
 from vlmtool.models.build import build_projector
 from vlmtool.models.folder import load_projector, save_projector
@@ -58,25 +61,19 @@ def prove(work_dir: Path, data: DemoData) -> Proof:
     Args:
         work_dir: with `pretrain_hf/`, `merged/`, `mmbench/` and `mmbench_blank/` of the demo's commands.
     """
-    test = MMBench(data.mmbench)
-    pretrained, merged = work_dir / "pretrain_hf", work_dir / "merged"
-    untrained = random_projector_folder(pretrained, work_dir / "random_projector")
-    conditions = [
-        ("random projector", untrained, data.mmbench, work_dir / "mmbench_random", True),
-        ("after pretrain", pretrained, data.mmbench, work_dir / "mmbench_pretrain", False),
-        ("after finetune", merged, data.mmbench, work_dir / "mmbench", False),
-        ("blank picture", merged, data.mmbench_blank, work_dir / "mmbench_blank", True),
-        ("another question's picture", merged, data.mmbench_shuffled, work_dir / "mmbench_shuffled", True),
+    test, shuffled = MMBench(data.mmbench), MMBench(data.mmbench_shuffled)
+    untrained = random_projector_folder(work_dir / "pretrain_hf", work_dir / "random_projector")
+    pretrained, merged = (load_chat_model(str(work_dir / name)) for name in ("pretrain_hf", "merged"))
+    rows = [
+        ProofRow("blind guess", blind_guess(test), blind_guess(test)),
+        _row("random projector", _scores(load_chat_model(str(untrained)), test, work_dir / "mmbench_random"), True),
+        _row("after pretrain", _scores(pretrained, test, work_dir / "mmbench_pretrain")),
+        _row("after finetune", _told_scores(work_dir / "mmbench")),
+        _row("blank picture", _told_scores(work_dir / "mmbench_blank"), True),
+        _row("another question's picture", _scores(merged, shuffled, work_dir / "mmbench_shuffled"), True),
+        ProofRow("linear probe on the encoder", probe_accuracy(merged, data, test)),
     ]
-    rows = [ProofRow("blind guess", blind_guess(test), blind_guess(test))]
-    generators: dict[Path, Generator] = {}
-    for name, folder, file, results, blind in conditions:
-        if folder not in generators:
-            generators[folder] = load_chat_model(str(folder))
-        scores = _scores(generators[folder], MMBench(file), results)
-        rows.append(ProofRow(name, scores["vanilla_first"]["Overall"], scores["circular"]["Overall"], blind))
-    rows.append(ProofRow("linear probe on the encoder", probe_accuracy(generators[merged], data, test)))
-    pairs = pair_hits(generators[merged], MMBench(data.pairs), work_dir / "mmbench_pairs")
+    pairs = pair_hits(merged, MMBench(data.pairs), work_dir / "mmbench_pairs")
     return Proof(rows, len({row.base for row in test.rows}), sum(pairs) / len(pairs), len(pairs))
 
 
@@ -86,15 +83,22 @@ def blind_guess(benchmark: MMBench) -> float:
     return sum(1 / count for count in options) / len(options)
 
 
+def _row(name: str, scores: Mapping[str, Any], must_be_blind: bool = False) -> ProofRow:
+    return ProofRow(name, scores["vanilla_first"]["Overall"], scores["circular"]["Overall"], must_be_blind)
+
+
+def _told_scores(folder: Path) -> dict[str, Any]:
+    """What `vlmtool mmbench` wrote down."""
+    return dict(json.loads((folder / METRICS_FILE).read_text())["scores"])
+
+
 def _scores(generator: Generator, benchmark: MMBench, folder: Path) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
     answers = answer_all(benchmark, generator, SETTINGS, folder, BATCH_SIZE)
     return dict(benchmark.score(answers).scores)
 
 
 def pair_hits(generator: Generator, benchmark: MMBench, folder: Path) -> list[bool]:
     """For each minimal pair, two questions one after the other, whether both pictures got the right answer."""
-    folder.mkdir(parents=True, exist_ok=True)
     answers = answer_all(benchmark, generator, SETTINGS, folder, BATCH_SIZE)
     hits = [bool(row["hit"]) for row in benchmark.score(answers).rows]
     return [one and other for one, other in zip(hits[::2], hits[1::2], strict=True)]

@@ -69,10 +69,11 @@ def _tell(proof: Proof, total: float, page: Path) -> None:
         f"{total:.0f} seconds in all. The page with curves and pictures: {page}\n"
     )
     console.print(
-        "To train on your own pictures: vlmtool config copy demo_finetune . — and change three lines:\n"
+        "To train on your own pictures: vlmtool config copy demo_pretrain my_recipe.py — and change three lines:\n"
         "    data.path         your records (docs/data.md shows the form)\n"
         "    data.image_folder where their pictures lie\n"
-        "    llm.path          a language model of your choice, and with it vision_encoder.path\n"
+        "    llm.path          a language model of your choice\n"
+        "Then vlmtool train my_recipe.py. docs/first_model.md tells of the second stage.\n"
         "What this does not show: photographs, free conversation, languages, reading text, or anything beyond\n"
         "these scenes. The parts are tiny and were trained for this. Real recipes: vlmtool config list -p llava",
         markup=False,

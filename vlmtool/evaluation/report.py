@@ -12,6 +12,8 @@ from vlmtool.evaluation.page import write_page
 from vlmtool.utils.files import write_json, write_text
 from vlmtool.utils.terminal import clean, err, out
 
+METRICS_FILE = "metrics.json"
+
 
 def report(
     benchmark: Benchmark, predictions: Mapping[int, str], folder: Path, made_by: Mapping[str, Any] | None = None
@@ -35,7 +37,7 @@ def report(
     }
     metrics |= {"splits": scores.splits} if scores.splits else {}
     metrics |= {"made_by": dict(made_by)} if made_by else {}
-    write_json(folder / "metrics.json", metrics)  # last: where it stands, the others are complete
+    write_json(folder / METRICS_FILE, metrics)  # last: where it stands, the others are complete
     _print(benchmark, scores, folder, submission)
     return scores
 

@@ -1,4 +1,4 @@
-"""The demo's first stage: the projector alone, on captions. Tiny parts of the package, a minute on two cores."""
+"""The demo's first stage: the projector alone, on captions and choices. Tiny parts, a minute on two cores."""
 
 from mmengine.config import read_base
 
