@@ -75,6 +75,7 @@ def test_at_a_terminal_errors_are_told_and_the_chat_goes_on(session, pictures, m
     interact(session, bot_name="Robot")
     out, err = capsys.readouterr()
     assert "Did you mean '/image'?" in err and "needs the path" in err and "no.png" in err and "forget" in err
+    assert f"{Path(pictures[0]).name} goes with the next question." in err
     assert texts(session, "user") == ["\nWhat?", "/home/x is?"]
     assert out.startswith("Robot: ")
 

@@ -61,6 +61,12 @@ def test_copy_stands_alone(command, tmp_path: Path, capsys):
     assert recipe_values(load_recipe(str(written))) == recipe_values(load_recipe(NAME))
 
 
+def test_copy_to_a_file(tmp_path: Path, capsys):
+    assert vlmtool("config", "copy", NAME, str(tmp_path / "mine.py")) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "mine.py")
+    assert vlmtool("config", "show", str(tmp_path / "mine.py")) == 0
+
+
 def test_copy_does_not_overwrite_unasked(tmp_path: Path, capsys):
     assert vlmtool("config", "copy", NAME, str(tmp_path)) == 0
     copy = tmp_path / f"{NAME}_copy.py"

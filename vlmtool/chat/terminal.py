@@ -34,7 +34,9 @@ def interact(session: ChatSession, bot_name: str = "BOT", streams: bool = True) 
             if command == "/exit":
                 return
             if command is not None:
-                obey(session, command, line.partition(" ")[2])
+                note = obey(session, command, line.partition(" ")[2])
+                if is_terminal:
+                    print(clean(note), file=sys.stderr)
             elif line:
                 if is_terminal:
                     print(f"{clean(bot_name)}: ", end="", flush=True)
@@ -78,14 +80,16 @@ def as_command(line: str) -> str | None:
     return None
 
 
-def obey(session: ChatSession, command: str, argument: str) -> None:
-    """Do what a command says."""
+def obey(session: ChatSession, command: str, argument: str) -> str:
+    """Do what a command says; what to tell about it comes back."""
     if command == "/help":
-        print(HELP, file=sys.stderr)
-    elif command == "/reset":
+        return HELP
+    if command == "/reset":
         session.reset()
-    else:
-        session.add_image(image_path(argument))
+        return "The conversation and its pictures are forgotten."
+    path = image_path(argument)
+    session.add_image(path)
+    return f"{Path(path).name} goes with the next question."
 
 
 def image_path(text: str) -> str:

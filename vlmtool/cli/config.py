@@ -51,19 +51,19 @@ def show(
 
 def copy(
     name: Annotated[str, typer.Argument(help="Recipe name or file.")],
-    save_dir: Annotated[Path, typer.Argument(help="Folder that receives NAME_copy.py.")],
+    target: Annotated[Path, typer.Argument(help="Folder that receives NAME_copy.py, or a file ending in .py.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a copy that is there.")] = False,
 ) -> None:
     """Write a self-contained copy of a recipe, to be changed and trained from."""
     text = _text(name, [])
-    target = save_dir / f"{_stem(name)}_copy.py"
-    if target.exists() and not force:
-        raise UsageError(f"{target} exists and may hold changes of yours. Name another folder, or pass --force.")
+    file = target if target.suffix == ".py" else target / f"{_stem(name)}_copy.py"
+    if file.exists() and not force:
+        raise UsageError(f"{file} exists and may hold changes of yours. Name another file, or pass --force.")
     try:
-        write_text(target, text)
+        write_text(file, text)
     except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}. Name a folder that can hold files.") from error
-    print(target)
+        raise UsageError(f"{file} cannot be written: {error.strerror}. Name a folder that can hold files.") from error
+    print(file)
 
 
 def _text(name: str, overrides: list[str]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.utils.files import check_writable
 
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
@@ -56,7 +57,8 @@ def mmbench(
     data_file = _existing_file("--data-path", data_path, "Give the MMBench TSV, e.g. mmbench_dev_en.tsv.")
     answers_file = predictions and _existing_file("--predictions", predictions, "Give JSON Lines, TSV or xlsx.")
     _check(bits, launcher, has_source=bool(model or llava or predictions))
-    folder = _work_dir(work_dir, data_file)
+    folder = Path(work_dir) if work_dir else Path("work_dirs") / "mmbench" / data_file.stem
+    check_writable(folder, "--work-dir")
     benchmark = MMBench(data_file, extractor, needs_pictures=not answers_file)
     if answers_file:
         _warn_unused("MODEL (with --predictions)", model or llava)
@@ -129,17 +131,6 @@ def _existing_file(option: str, value: str, advice: str) -> Path:
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise UsageError(f"{option} {value}: {what}. {advice}")
     return path
-
-
-def _work_dir(value: str | None, data_file: Path) -> Path:
-    folder = Path(value) if value else Path("work_dirs") / "mmbench" / data_file.stem
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--work-dir {folder}: cannot be made ({error.strerror}). Give a folder that can be written to."
-        ) from error
-    return folder
 
 
 def _warn_unused(option: str, value: object) -> None:

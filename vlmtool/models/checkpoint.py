@@ -74,7 +74,7 @@ def safe_load(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{path}: the file is damaged: {str(error).splitlines()[0]}\nTake the checkpoint before it."
+            f"{path}: the file is damaged: {str(error).partition('. ')[0]}.\nTake the checkpoint before it."
         ) from error
 
 

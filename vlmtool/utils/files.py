@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlmtool.utils.errors import UsageError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -29,6 +31,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         remove(temporary)
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Make sure that `folder` can be written to, or be made; nothing is made yet.
+
+    Raises:
+        UsageError: it cannot; `option` names what gave it.
+    """
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        reason = f"'{existing}' is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"'{existing}' may not be written to"
+    else:
+        return
+    raise UsageError(f"{option} {folder}: cannot be made or written to: {reason}.\nGive a folder you may write to.")
 
 
 def sync(path: Path) -> None:
