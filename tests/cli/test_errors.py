@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,16 @@ def trained(overrides, tmp_path_factory) -> Path:
     return folder
 
 
-def test_bad_path(overrides):
-    done = vlmtool("train", RECIPE, *sets([*overrides, "llm.path=./no/such/folder"]))
+def test_bad_path(overrides, tmp_path):
+    wrong = sets([*overrides, "llm.path=./no/such/folder"])
+    done = vlmtool("train", RECIPE, "--work-dir", tmp_path / "run", *wrong)
     expect_error(done, 2, "llm.path", "./no/such/folder")
+    assert not (tmp_path / "run").exists()
+
+
+def test_work_dir_that_cannot_be_made(overrides, standins):
+    done = vlmtool("train", RECIPE, "--work-dir", standins.data / "run", *sets(overrides))
+    expect_error(done, 2, "--work-dir", f"'{standins.data}' is a file")
 
 
 def test_typo_in_a_recipe_key(overrides):
@@ -108,3 +116,15 @@ def test_adapter_on_another_base(overrides, trained, standins, tmp_path):
 def test_missing_picture_and_benchmark_file(tmp_path):
     expect_error(vlmtool("chat", tmp_path, "--image", tmp_path / "none.jpg", "--question", "What?"), 2, "none.jpg")
     expect_error(vlmtool("mmbench", tmp_path, "--data-path", tmp_path / "none.tsv"), 2, "none.tsv")
+
+
+def test_ctrl_c_tells_how_to_go_on(overrides, tmp_path):
+    long = sets([*overrides, "schedule.max_steps=10000", "schedule.save_every=1", "schedule.log_every=1"])
+    command = [sys.executable, "-m", "vlmtool", "train", RECIPE, "--work-dir", str(tmp_path), *long]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    next(line for line in run.stderr if line.startswith("step 2/"))  # the first step is saved by now
+    run.send_signal(signal.SIGINT)
+    said = run.stderr.read()
+    assert run.wait() == 130
+    assert "is the newest checkpoint" in said and "--resume" in said and "Traceback" not in said

@@ -69,9 +69,10 @@ class VlmRunner(Runner):
         if self._resume:
             self.resume(self._load_from)
         self.optim_wrapper.initialize_count_status(self.model, self.train_loop.iter, self.train_loop.max_iters)
-        model = self.train_loop.run()
-        self.call_hook("after_run")
-        return model
+        try:
+            return self.train_loop.run()
+        finally:
+            self.call_hook("after_run")
 
     def dump_config(self) -> None:
         """Nothing: the run's own recipe stands in the work dir."""

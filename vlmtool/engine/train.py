@@ -11,8 +11,7 @@ from vlmtool.engine.trainable import PartSummary
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.recipe.load import load_recipe, recipe_text
 from vlmtool.utils.distributed import is_main
-from vlmtool.utils.errors import UsageError
-from vlmtool.utils.files import write_text
+from vlmtool.utils.files import check_writable, write_text
 from vlmtool.utils.terminal import clean, err
 
 RECIPE_FILE = "recipe.py"  # the recipe as run, in the work dir
@@ -38,12 +37,17 @@ def train(
     name = Path(config).stem
     folder = work_dir or Path("work_dirs") / name
     start = resume_from or (last_checkpoint(folder) if resume else None)
-    _make_folder(folder)
+    check_writable(folder, "--work-dir")
     prepared = build_runner(recipe, name, folder, launcher, start)
     if is_main():
         write_text(folder / RECIPE_FILE, recipe_text(recipe, f"{name}, as trained in {folder}."))
         _tell(prepared, start, resume)
-    prepared.runner.train()
+    try:
+        prepared.runner.train()
+    except KeyboardInterrupt:
+        if is_main():
+            _tell_interrupted(folder)
+        raise
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         raise AssertionError("the last step always saves")
@@ -52,15 +56,6 @@ def train(
             f"Saved {checkpoint}\nNext: vlmtool convert pth_to_hf {folder / RECIPE_FILE} {checkpoint} {folder / 'hf'}"
         )
     return checkpoint
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--work-dir: '{folder}' cannot be made: {error.strerror}.\nGive a folder you may write to."
-        ) from error
 
 
 def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
@@ -75,6 +70,16 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
     elif resume:
         console.print("Nothing to resume yet: starting anew.")
     console.print(f"{prepared.steps} optimiser steps.")
+
+
+def _tell_interrupted(folder: Path) -> None:
+    newest = last_checkpoint(folder)
+    saved = (
+        f"{newest} is the newest checkpoint: the same command with --resume goes on from it."
+        if newest
+        else "Nothing was saved yet; schedule.save_every says how often."
+    )
+    err().print(f"Interrupted. {saved}", markup=False)
 
 
 def _parts_table(parts: Sequence[PartSummary]) -> Table:

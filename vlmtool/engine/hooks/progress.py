@@ -56,7 +56,7 @@ class ProgressHook(Hook):
         row = self._row(runner, result)
         self._write(row)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=runner.iter, status=_short(row))
+            self._bar.update(self._task, completed=runner.iter, status=_shortest(row))
         elif runner.iter % self.every == 0 or runner.iter == runner.max_iters:
             err().print(f"step {runner.iter}/{runner.max_iters}  {_short(row)}  {self._time_left(runner)} left")
 
@@ -68,6 +68,10 @@ class ProgressHook(Hook):
             self._log.close()
         if self._board is not None:
             self._board.close()
+
+    def after_run(self, runner: Any) -> None:
+        """Close it after an interruption too: a live bar would leave the terminal without its cursor."""
+        self.after_train(runner)
 
     def _row(self, runner: Any, result: StepResult) -> dict[str, Any]:
         seconds = sum(r.seconds for r in self._recent)
@@ -108,3 +112,8 @@ def _short(row: dict[str, Any]) -> str:
         f"loss {row['loss']:.4f}  lr {rate:.2e}  {row['samples_per_s']:.1f} samples/s  "
         f"{row['tokens_per_s']:.0f} tokens/s  data wait {100 * row['data_wait']:.1f} %"
     )
+
+
+def _shortest(row: dict[str, Any]) -> str:
+    """What fits beside a bar in 80 columns."""
+    return f"loss {row['loss']:.3f}  {row['samples_per_s']:.0f} samples/s"
