@@ -13,4 +13,4 @@ data.update(
     sample_prompts=[dict(image="val_00000.jpg", question="What is the object?")],
 )
 projector.update(lr=6e-3)
-schedule.update(lr=1.5e-3, max_steps=850)
+schedule.update(lr=1.5e-3, max_steps=780)
