@@ -14,6 +14,7 @@ from vlmtool.chat.generator import GenerationSettings, Generator, Request
 from vlmtool.chat.load import load_chat_model
 from vlmtool.chat.plan import Flags, PartPlan, make_plan
 from vlmtool.data.conversation import Image, user
+from vlmtool.models.fingerprint import config_hash
 from vlmtool.models.folder import load_projector, save_projector
 from vlmtool.utils.errors import CheckpointError, RecipeError, UsageError
 
@@ -81,8 +82,32 @@ def test_the_bases_with_the_folder_are_the_folder(folders, pictures, expected):
 def test_another_language_model_is_refused(folders, tmp_path):
     other = tmp_path / "other"
     tiny_llm(seed=9).save_pretrained(other)
-    with pytest.raises(CheckpointError, match=r"(?s)other.*[0-9a-f]{12}.*[0-9a-f]{12}"):
+    with pytest.raises(CheckpointError, match=r"[0-9a-f]{12}; .*other.*[0-9a-f]{12}\."):
         plan_of(model=other, llava=folders.model)
+
+
+def test_another_language_model_may_be_forced(folders, tmp_path, pictures, capsys):
+    other = tmp_path / "other"
+    tiny_llm(seed=9).save_pretrained(other)
+    plan = make_plan(Flags(str(other), llava=str(folders.model)), lambda text: None, force=True)
+    assert plan.llm == PartPlan(other, folders.model / "llm_adapter")
+    assert f"'{other}' has weights" in capsys.readouterr().err
+    adapter = str(folders.model / "llm_adapter")
+    with pytest.raises(CheckpointError, match=r"[0-9a-f]{12}.*[0-9a-f]{12}"):
+        plan_of(model=other, adapter=adapter)
+    assert make_plan(Flags(str(other), adapter=adapter), print, force=True).llm.adapter == Path(adapter)
+
+
+def test_a_base_with_another_config_is_refused(folders, tmp_path, copy):
+    base = Path(shutil.copytree(folders.llm, tmp_path / "base"))
+    manifest = json.loads((copy / "vlmtool.json").read_text())
+    manifest["llm"]["config_sha256"] = config_hash(base)
+    (copy / "vlmtool.json").write_text(json.dumps(manifest))
+    assert plan_of(model=base, llava=copy).llm.weights == base
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    with pytest.raises(CheckpointError, match=r"config\.json [0-9a-f]{12}; '.*base' has config\.json [0-9a-f]{12}"):
+        plan_of(model=base, llava=copy)
 
 
 def test_a_base_that_changed_is_refused(folders, tmp_path, copy):
@@ -90,7 +115,7 @@ def test_a_base_that_changed_is_refused(folders, tmp_path, copy):
     tiny_llm(seed=9).save_pretrained(tmp_path / "base")
     manifest["llm"]["base"] = str(tmp_path / "base")
     (copy / "vlmtool.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="holds others"):
+    with pytest.raises(CheckpointError, match="has weights"):
         plan_of(model=copy)
     assert plan_of(model=folders.llm, llava=copy).llm.weights == folders.llm  # the flag gives the right one
 
@@ -190,6 +215,29 @@ def spoil(copy: Path, name: str, change) -> None:
 def test_an_adapter_that_does_not_fit_is_an_error(copy, part, change, said):
     spoil(copy, f"{part}/adapter_model.safetensors", change)
     with pytest.raises(CheckpointError, match=said):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": "eight"}, {"r": 0}, {"r": None}, {"lora_alpha": "x"}, {"target_modules": "("}, {"target_modules": ["no"]},
+        {"target_modules": 3}, {"peft_type": "NO_SUCH"}, {"peft_type": "PREFIX_TUNING"}, {"rank_pattern": 7},
+        {"modules_to_save": ["lm_head"]}, {"layers_to_transform": "x"},
+    ],
+)  # fmt: skip
+def test_an_adapter_with_an_odd_config_is_an_error(copy, change):
+    file = copy / "llm_adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match="llm_adapter") as caught:
+        load(copy)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"x"'])
+def test_an_adapter_with_a_damaged_config_is_an_error(copy, content):
+    (copy / "llm_adapter" / "adapter_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="llm_adapter"):
         load(copy)
 
 

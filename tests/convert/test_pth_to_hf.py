@@ -149,7 +149,10 @@ def test_the_manifest_says_where_it_comes_from(train, standins, tmp_path):
     assert manifest.llm.base == str(standins.llama) and manifest.llm.adapter == "llm_adapter"
     assert manifest.vision_encoder.select_layer == -1 and manifest.pad_to_square
     assert manifest.parents == (
-        {"checkpoint": str(run.path), "sha256": sha256(run.path), "name": "test", "step": 7},
+        {
+            "checkpoint": str(run.path), "sha256": sha256(run.path), "name": "test", "step": 7, "epoch": 0,
+            "stage": {"llm": "lora r=8 alpha=16", "vision_encoder": "frozen", "projector": "full"},
+        },
     )  # fmt: skip
     assert (
         manifest.recipe["llm"]["lora"]["r"] == 8
@@ -219,7 +222,7 @@ def test_a_base_with_other_weights_is_refused(train, tmp_path):
     base = make_llama(tmp_path / "base", 1)
     run = train(llm={"path": str(base), "lora": LORA})
     make_llama(base, 2)
-    with pytest.raises(CheckpointError, match="was trained on llm .* holds others"):
+    with pytest.raises(CheckpointError, match="was trained on llm .* has weights"):
         pth_to_hf(run.recipe, run.path, tmp_path / "hf")
 
 

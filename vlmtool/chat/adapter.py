@@ -1,6 +1,8 @@
 """Put a peft adapter on a part, with nothing of it skipped."""
 
+import re
 from pathlib import Path
+from pickle import UnpicklingError
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
@@ -8,6 +10,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from vlmtool.utils.errors import CheckpointError
+
+# What peft raises, by no rule, where a config from anywhere says what its code does not expect. Not RuntimeError, which
+# a full GPU raises too.
+_ODD = (ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError, NotImplementedError, re.error)
 
 
 def add_adapter(part: nn.Module, folder: Path) -> PeftModel:
@@ -19,14 +25,15 @@ def add_adapter(part: nn.Module, folder: Path) -> PeftModel:
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{folder}: the adapter cannot be read: {reason}\nIs the folder whole?") from error
+    except (OSError, *_ODD, EOFError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: the adapter cannot be read: {_reason(error)}\nIs the folder whole?"
+        ) from error
     config.inference_mode = True
     try:
         model = get_peft_model(part, config)
-    except ValueError as error:  # layers that the part does not have
-        raise CheckpointError(_misfit(folder, part, str(error).splitlines()[0])) from error
+    except _ODD as error:  # layers that the part does not have, a rank that is no number, …
+        raise CheckpointError(_misfit(folder, part, _reason(error))) from error
     wanted = get_peft_model_state_dict(model)
     # CLIP's blocks lay below `vision_model.` in earlier versions of transformers.
     weights = {name if name in wanted else name.replace(".vision_model.", ".", 1): v for name, v in weights.items()}
@@ -39,6 +46,11 @@ def add_adapter(part: nn.Module, folder: Path) -> PeftModel:
             raise CheckpointError(_misfit(folder, part, shapes))
     set_peft_model_state_dict(model, weights)
     return model
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if isinstance(error, ValueError) and text else f"{type(error).__name__} {text}".strip()
 
 
 def _misfit(folder: Path, part: nn.Module, detail: str) -> str:

@@ -45,6 +45,7 @@ def load_chat_model(
     device: str | None = None,
     offload_folder: str | None = None,
     trust_remote_code: bool = False,
+    force: bool = False,
 ) -> Generator:
     """The generator of a model folder, of a language model and `llava` folder, or of a language model alone.
 
@@ -53,6 +54,7 @@ def load_chat_model(
         torch_dtype: a key of `DTYPES`; None takes the checkpoint's on a GPU and float32 on a CPU.
         bits: 4 (NF4) or 8 for the LLM.
         device: such as "cuda:1"; None takes a GPU if there is one.
+        force: warn where an adapter meets a base that it was not trained on.
 
     Raises:
         UsageError: a flag or a path that is wrong; nothing is loaded yet.
@@ -64,7 +66,7 @@ def load_chat_model(
         raise UsageError(f"--bits {bits}: it takes 4 or 8.\nLeave it out for full precision.")
     if offload_folder is not None:
         _warn("--offload-folder has no effect: the model is kept on one device.")
-    plan = make_plan(Flags(model, llava, adapter, visual_encoder, visual_select_layer, prompt_template), _warn)
+    plan = make_plan(Flags(model, llava, adapter, visual_encoder, visual_select_layer, prompt_template), _warn, force)
     return build_generator(plan, dtype, QUANTIZATIONS[bits], place, trust_remote_code)
 
 

@@ -1,16 +1,17 @@
 """Which weights a model is made of: from the words of the command line and the manifests to folders, nothing loaded.
 
 A folder that vlmtool wrote knows its own parts, and flags that name others lose, with a warning; an adapter never
-meets a base with other weights, and is never applied to weights that hold it already.
+meets a base with other weights unless that is forced, and is never applied to weights that hold it already.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmtool.models.fingerprint import part_hash
-from vlmtool.models.manifest import EncoderPart, Manifest, Part, read_manifest, read_part_manifest
-from vlmtool.utils.errors import CheckpointError, UsageError
+from vlmtool.models.fingerprint import identity_of, part_hash
+from vlmtool.models.lineage import Guard
+from vlmtool.models.manifest import EncoderPart, Manifest, Part, owner_of_adapter, read_manifest, read_part_manifest
+from vlmtool.utils.errors import UsageError
 from vlmtool.utils.hub import is_hub_id, local_folder, recorded_folder
 
 Warn = Callable[[str], None]
@@ -53,8 +54,11 @@ class ModelPlan:
     pad_to_square: bool = True
 
 
-def make_plan(flags: Flags, warn: Warn) -> ModelPlan:
+def make_plan(flags: Flags, warn: Warn, force: bool = False) -> ModelPlan:
     """Find every part.
+
+    Args:
+        force: warn where an adapter meets a base that it was not trained on.
 
     Raises:
         UsageError: a path that is not there, or flags that do not go together.
@@ -75,11 +79,12 @@ def make_plan(flags: Flags, warn: Warn) -> ModelPlan:
         if flags.adapter is not None:
             raise UsageError(f"--adapter: '{model}' is a whole model and holds its own adapter.\nDrop the option.")
         model, llava = None, model
+    guard = Guard(force)
     if llava is None:
-        return _text_plan(_required(model), flags)
+        return _text_plan(_required(model), flags, guard)
     manifest = read_manifest(llava)
     if manifest is not None:
-        return _manifest_plan(llava, manifest, model, flags, warn)
+        return _manifest_plan(llava, manifest, model, flags, warn, guard)
     if (llava / "projector" / "config.json").is_file():
         return _foreign_plan(llava, model, flags)
     raise UsageError(f"'{llava}' is not a model folder: it has neither vlmtool.json nor projector/config.json.")
@@ -96,13 +101,16 @@ def _required(model: Path | None) -> Path:
     return model
 
 
-def _text_plan(model: Path, flags: Flags) -> ModelPlan:
+def _text_plan(model: Path, flags: Flags, guard: Guard) -> ModelPlan:
     """A language model alone."""
     if flags.visual_encoder is not None:
         raise UsageError("--visual-encoder needs a projector.\nName the folder that holds it: --llava FOLDER.")
     adapter = local_folder(flags.adapter, "--adapter") if flags.adapter is not None else None
     if adapter is not None and _holds(model, part_hash(adapter)):
         adapter = None
+    owner = owner_of_adapter(adapter) if adapter is not None else None
+    if owner is not None:
+        _check_base(f"the adapter {adapter}", owner[1], model, "Give that language model.", guard)
     return ModelPlan(PartPlan(model, adapter), tokenizer=model, template=flags.prompt_template)
 
 
@@ -142,7 +150,9 @@ def _with_adapter(weights: Path, adapter: Path | None) -> PartPlan:
     return PartPlan(weights, None if adapter is None or _holds(weights, part_hash(adapter)) else adapter)
 
 
-def _manifest_plan(folder: Path, manifest: Manifest, model: Path | None, flags: Flags, warn: Warn) -> ModelPlan:
+def _manifest_plan(
+    folder: Path, manifest: Manifest, model: Path | None, flags: Flags, warn: Warn, guard: Guard
+) -> ModelPlan:
     """A folder of vlmtool's; the flags may only say where its parts lie."""
     encoder = manifest.vision_encoder
     if flags.visual_select_layer not in (None, encoder.select_layer):
@@ -153,11 +163,11 @@ def _manifest_plan(folder: Path, manifest: Manifest, model: Path | None, flags: 
         own = manifest.template.name or "its tokenizer's own template"
         warn(f"--prompt-template {flags.prompt_template}: {folder} was trained with {own}; used.")
     return ModelPlan(
-        llm=_llm_plan(folder, manifest.llm, model, warn),
+        llm=_llm_plan(folder, manifest.llm, model, warn, guard),
         tokenizer=folder,
         template=None,
         stop_words=manifest.template.stop_words,
-        vision_encoder=_encoder_plan(folder, encoder, flags.visual_encoder, warn),
+        vision_encoder=_encoder_plan(folder, encoder, flags.visual_encoder, warn, guard),
         projector=folder / manifest.projector,
         image_processor=folder,
         select_layer=encoder.select_layer,
@@ -166,34 +176,31 @@ def _manifest_plan(folder: Path, manifest: Manifest, model: Path | None, flags: 
     )
 
 
-def _llm_plan(folder: Path, part: Part, given: Path | None, warn: Warn) -> PartPlan:
+def _llm_plan(folder: Path, part: Part, given: Path | None, warn: Warn, guard: Guard) -> PartPlan:
     """The folder's LLM, or the one given if it is the same: its base, or the base with its adapter merged in."""
     if given is None:
-        return _own_plan(folder, part, "language model", f"vlmtool chat LLM --llava {folder}")
+        return _own_plan(folder, part, "language model", f"vlmtool chat LLM --llava {folder}", guard)
     if part.weights is not None:
         if part_hash(given) not in (part.sha256, part_hash(folder / part.weights)):
             warn(f"'{given}' is not the language model of {folder}; its own is used: {folder / part.weights}")
         return PartPlan(folder / part.weights)
-    plan = _same_part(folder, part, given)
-    if plan is None:
-        adapter = f"; its adapter is {_short(part_hash(folder / part.adapter))}" if part.adapter else ""
-        raise CheckpointError(
-            f"'{given}' has weights {_short(part_hash(given))}, but {folder} was trained on {part.base} with weights "
-            f"{_short(part.sha256)}{adapter}.\nGive that language model, or its merge with this folder's adapter."
-        )
-    return plan
+    if (plan := _same_part(folder, part, given)) is not None:
+        return plan
+    remedy = "Give that language model, or its merge with this folder's adapter."
+    _check_base(str(folder), part, given, remedy, guard)
+    return PartPlan(given, folder / part.adapter if part.adapter is not None else None)
 
 
-def _encoder_plan(folder: Path, part: EncoderPart, given: str | None, warn: Warn) -> PartPlan:
+def _encoder_plan(folder: Path, part: EncoderPart, given: str | None, warn: Warn, guard: Guard) -> PartPlan:
     """The folder's encoder; the one given only if it is the same."""
     remedy = "--visual-encoder PATH"
     if given is None or given == part.base:
-        return _own_plan(folder, part, "image encoder", remedy)
+        return _own_plan(folder, part, "image encoder", remedy, guard)
     # Another hub id is another encoder: it is not downloaded only to be refused.
     path = None if is_hub_id(given) and not Path(given).is_dir() else local_folder(given, "--visual-encoder")
     if path is not None and (plan := _same_part(folder, part, path)) is not None:
         return plan
-    own = _own_plan(folder, part, "image encoder", remedy)
+    own = _own_plan(folder, part, "image encoder", remedy, guard)
     warn(f"--visual-encoder {given} is not the encoder of {folder}; its own is used: {part.weights or part.base}")
     return own
 
@@ -206,20 +213,23 @@ def _same_part(folder: Path, part: Part, given: Path) -> PartPlan | None:
     adapter = folder / part.adapter if part.adapter is not None else None
     if adapter is not None and _holds(given, part_hash(adapter)):
         return PartPlan(given)
-    return PartPlan(given, adapter) if part_hash(given) == part.sha256 else None
+    return PartPlan(given, adapter) if part.identity.difference(identity_of(given)) is None else None
 
 
-def _own_plan(folder: Path, part: Part, what: str, remedy: str) -> PartPlan:
+def _own_plan(folder: Path, part: Part, what: str, remedy: str, guard: Guard) -> PartPlan:
     """The part as its manifest says: weights of the folder, or the base with the folder's adapter."""
     if part.weights is not None:
         return PartPlan(folder / part.weights)
     base = _base_folder(folder, part.base, what, remedy)
-    if part.sha256 and (found := part_hash(base)) != part.sha256:
-        raise CheckpointError(
-            f"{folder} was trained on the {what} {part.base} with weights {_short(part.sha256)}; "
-            f"{base} holds others ({_short(found)}).\nGive the folder with the weights of the training: {remedy}."
-        )
+    _check_base(str(folder), part, base, f"Give the {what} of the training: {remedy}.", guard)
     return PartPlan(base, folder / part.adapter if part.adapter is not None else None)
+
+
+def _check_base(trained: str, part: Part, base: Path, remedy: str, guard: Guard) -> None:
+    """What was trained on one base is not put on another."""
+    if difference := part.identity.difference(identity_of(base)):
+        kind, then, now = difference
+        guard.refuse(f"{trained} was trained on {part.base} with {kind} {then}; '{base}' has {kind} {now}.", remedy)
 
 
 def _base_folder(folder: Path, base: str, what: str, remedy: str) -> Path:
@@ -235,7 +245,3 @@ def _holds(folder: Path, adapter_hash: str) -> bool:
     """The weights of `folder` have the adapter inside."""
     manifest = read_part_manifest(folder)
     return manifest is not None and any(merged.sha256 == adapter_hash for merged in manifest.merged)
-
-
-def _short(sha256: str) -> str:
-    return sha256[:12]

@@ -12,6 +12,7 @@ from vlmtool.utils.terminal import clean
 
 _SHARD = typer.Option(metavar="SIZE", help="Largest weight file, such as 2GB or 500MB.")
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[KMGT]B", re.IGNORECASE)
+_FORCE = typer.Option("--force", help="Go on where parts are mixed up but could work; it is recorded.")
 _ASK = "--image PICTURE.jpg --question 'What is in the picture?'"
 
 
@@ -26,6 +27,7 @@ def pth_to_hf(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
     ] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(hidden=True, help="XTuner's name of --set.")] = None,
+    force: Annotated[bool, _FORCE] = False,
     safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
 ) -> None:
     """Turn a training's .pth into a model folder that vlmtool, transformers and peft load."""
@@ -38,7 +40,7 @@ def pth_to_hf(
 
     check_format(save_format)
     recipe = load_recipe(config, [*(set_ or []), *(cfg_options or [])])
-    convert(recipe, pth, save_path, save_format, fp32, max_shard_size)
+    convert(recipe, pth, save_path, save_format, fp32, max_shard_size, force)
     _report(save_path)
     steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
     if any((save_path / name).is_dir() for name in ("llm_adapter", "visual_encoder_adapter")):
@@ -55,6 +57,7 @@ def merge(
     is_clip: Annotated[bool, typer.Option("--is-clip", help="BASE is an image encoder.")] = False,
     device: Annotated[str, typer.Option(help="Where to merge: cpu, cuda or auto.")] = "auto",
     max_shard_size: Annotated[str, _SHARD] = "5GB",
+    force: Annotated[bool, _FORCE] = False,
     safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
 ) -> None:
     """Merge an adapter into its base, or every adapter of a model folder into its part."""
@@ -74,11 +77,11 @@ def merge(
 
     save_path = Path(paths[-1])
     if len(paths) == 2:
-        merge_folder(Path(paths[0]), save_path, device, max_shard_size)
+        merge_folder(Path(paths[0]), save_path, device, max_shard_size, force)
         steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
     else:
         base, adapter = paths[:2]
-        merge_part(base, adapter, save_path, is_clip, device, max_shard_size)
+        merge_part(base, adapter, save_path, is_clip, device, max_shard_size, force)
         steps = [_use_part(save_path, Path(adapter).resolve().parent)]
     _report(save_path)
     _print_next(steps)

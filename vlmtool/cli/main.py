@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vlmtool.cli import chat, config, convert, data, demo, mmbench, train
+from vlmtool.cli import chat, config, convert, data, demo, inspect, mmbench, train
 from vlmtool.cli.invoke import invoke
 from vlmtool.utils.noise import silence_libraries
 from vlmtool.version import __version__
@@ -63,6 +63,7 @@ data_group = _group("data", "Check training data, and see it as the model will."
 data_group.command("check")(data.check)
 data_group.command("preview")(data.preview)
 
+app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 
 # XTuner's names.

@@ -20,14 +20,17 @@ from vlmtool.convert.parts import copy_files, part_config, save_encoder, save_ll
 from vlmtool.convert.target import PROCESSOR_FILES, TOKENIZER_FILES, check_target
 from vlmtool.models.build import load_encoder_weights
 from vlmtool.models.encoders.vision import VISION_CLASSES
-from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.fingerprint import identity_of, part_hash
+from vlmtool.models.lineage import Guard
 from vlmtool.models.llm import load_llm
 from vlmtool.models.manifest import (
     MergedAdapter,
     Part,
     PartManifest,
+    owner_of_adapter,
     read_manifest,
     read_part_manifest,
+    remember_folder,
     write_manifest,
 )
 from vlmtool.utils.errors import CheckpointError, UsageError
@@ -46,6 +49,7 @@ def merge_part(
     is_clip: bool = False,
     device: str = "auto",
     max_shard_size: str = "5GB",
+    force: bool = False,
 ) -> Path:
     """Write a part with an adapter inside: plain Hugging Face weights, and a manifest that names the adapter.
 
@@ -53,6 +57,7 @@ def merge_part(
         base, adapter: local folders or hub ids.
         is_clip: the base is an image encoder; found out from the base too.
         device: where the arithmetic is done: cpu, cuda or auto.
+        force: warn where the adapter was trained on another base; the manifest records it.
 
     Returns:
         `save_path`.
@@ -68,13 +73,18 @@ def merge_part(
     part = "vision_encoder" if is_clip or _is_encoder(base_folder) else "llm"
     if part == "vision_encoder" and settings.get("task_type") == "CAUSAL_LM":
         raise UsageError(f"ADAPTER: '{adapter}' is of a language model, '{base}' is an image encoder.\nGive its base.")
-    _check_origin(base, base_folder, adapter_folder, part)
+    guard = Guard(force)
+    before = _check_origin(base, base_folder, adapter_folder, part, guard)
+    forced = _once([*before, *guard.overridden])
     with atomic_path(save_path) as folder:
-        _write_merged(part, base, base_folder, adapter_folder, folder, place, max_shard_size)
+        _write_merged(part, base, base_folder, adapter_folder, folder, place, max_shard_size, forced)
+    remember_folder(save_path)
     return save_path
 
 
-def merge_folder(folder: Path, save_path: Path, device: str = "auto", max_shard_size: str = "5GB") -> Path:
+def merge_folder(
+    folder: Path, save_path: Path, device: str = "auto", max_shard_size: str = "5GB", force: bool = False
+) -> Path:
     """Write a model folder again with every adapter inside its part; a part without one is as it was.
 
     Returns:
@@ -100,37 +110,60 @@ def merge_folder(folder: Path, save_path: Path, device: str = "auto", max_shard_
         if part.adapter
     }
     check_target(save_path, [folder, *bases.values()])
+    guard = Guard(force)
     for name, base in bases.items():
-        _check_origin(parts[name].base, base, folder / str(parts[name].adapter), name)
+        _check_origin(parts[name].base, base, folder / str(parts[name].adapter), name, guard)
+    forced = _once([*manifest.forced, *guard.overridden])
     with atomic_path(save_path) as target:
         target.mkdir()
         copy_files(folder, target, (*TOKENIZER_FILES, *PROCESSOR_FILES))
         shutil.copytree(folder / manifest.projector, target / manifest.projector)
         written = {
-            name: _merge_entry(name, part, folder, target, bases.get(name), place, max_shard_size)
+            name: _merge_entry(name, part, folder, target, bases.get(name), place, max_shard_size, forced)
             for name, part in parts.items()
         }
-        write_manifest(target, manifest.model_copy(update=written))
+        write_manifest(target, manifest.model_copy(update={**written, "forced": forced}))
+    remember_folder(save_path)
     return save_path
 
 
+def _once(texts: list[str]) -> tuple[str, ...]:
+    """Each text once, in order."""
+    return tuple(dict.fromkeys(texts))
+
+
 def _merge_entry(
-    name: str, part: Part, folder: Path, target: Path, base: Path | None, device: torch.device, max_shard_size: str
+    name: str,
+    part: Part,
+    folder: Path,
+    target: Path,
+    base: Path | None,
+    device: torch.device,
+    max_shard_size: str,
+    forced: tuple[str, ...],
 ) -> Part:
     """Write one part of a model folder into `target`; its entry for the manifest."""
     if part.adapter is not None and base is not None:
         sub_folder, adapter = _FOLDERS[name], folder / part.adapter
-        merged = _write_merged(name, part.base, base, adapter, target / sub_folder, device, max_shard_size)
-        return part.model_copy(update={"adapter": None, "weights": sub_folder, "merged": merged})
+        written = _write_merged(name, part.base, base, adapter, target / sub_folder, device, max_shard_size, forced)
+        kept = {"sha256": written.sha256, "config_sha256": written.config_sha256, "merged": written.merged}
+        return part.model_copy(update={"adapter": None, "weights": sub_folder, **kept})
     if part.weights is not None:
         shutil.copytree(folder / part.weights, target / part.weights)
     return part
 
 
 def _write_merged(
-    part: str, base: str, base_folder: Path, adapter: Path, target: Path, device: torch.device, max_shard_size: str
-) -> tuple[MergedAdapter, ...]:
-    """Merge and write one part with its manifest; what is inside it now."""
+    part: str,
+    base: str,
+    base_folder: Path,
+    adapter: Path,
+    target: Path,
+    device: torch.device,
+    max_shard_size: str,
+    forced: tuple[str, ...],
+) -> PartManifest:
+    """Merge and write one part with its manifest."""
     if part == "vision_encoder":
         model = load_encoder_weights(base_folder, "auto").to(device)
         save_encoder(merged_model(model, adapter), base_folder, target, max_shard_size)
@@ -138,8 +171,12 @@ def _write_merged(
         model = load_llm(base_folder, "auto", device=device)
         save_llm(merged_model(model, adapter), base_folder, target, max_shard_size)
     inside = (*_inside(base_folder), MergedAdapter(sha256=part_hash(adapter), source=str(adapter)))
-    write_manifest(target, PartManifest(part=part, base=base, sha256=part_hash(base_folder), merged=inside))
-    return inside
+    origin = identity_of(base_folder)
+    manifest = PartManifest(
+        part=part, base=base, sha256=origin.weights, config_sha256=origin.config, merged=inside, forced=forced
+    )
+    write_manifest(target, manifest)
+    return manifest
 
 
 def merged_model(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -189,8 +226,8 @@ def _inside(base: Path) -> tuple[MergedAdapter, ...]:
     return manifest.merged if manifest is not None else ()
 
 
-def _check_origin(base: str, base_folder: Path, adapter: Path, part: str) -> None:
-    """The adapter belongs on this base, as far as the manifests beside the two say.
+def _check_origin(base: str, base_folder: Path, adapter: Path, part: str, guard: Guard) -> tuple[str, ...]:
+    """The adapter belongs on this base, as far as the manifests beside the two say; what was forced before comes back.
 
     Raises:
         UsageError: it is another part's adapter, or the base is quantised.
@@ -200,21 +237,26 @@ def _check_origin(base: str, base_folder: Path, adapter: Path, part: str) -> Non
         raise UsageError(f"BASE: '{base}' holds quantised weights.\nGive the 16 or 32-bit weights that they came from.")
     if any(merged.sha256 == part_hash(adapter) for merged in _inside(base_folder)):
         raise CheckpointError(f"'{base}' has the adapter '{adapter}' inside already.\nUse it as it is.")
-    folder = adapter.resolve().parent
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return
-    entries: dict[str, Part] = {"llm": manifest.llm, "vision_encoder": manifest.vision_encoder}
-    owner = next((name for name, entry in entries.items() if entry.adapter == adapter.resolve().name), None)
+    before = _forced_into(base_folder)
+    owner = owner_of_adapter(adapter)
     if owner is None:
-        return
-    if owner != part:
+        return before
+    name, entry, manifest = owner
+    if name != part:
         raise UsageError(
-            f"ADAPTER: '{adapter}' is of the {owner}, '{base}' is the {part}.\n"
-            f"Give the base that it was trained on: {entries[owner].base}"
+            f"ADAPTER: '{adapter}' is of the {name}, '{base}' is the {part}.\n"
+            f"Give the base that it was trained on: {entry.base}"
         )
-    if (found := part_hash(base_folder)) != entries[owner].sha256:
-        raise CheckpointError(
-            f"'{base}' has weights {found[:12]}, but '{adapter}' was trained on {entries[owner].base} with weights "
-            f"{entries[owner].sha256[:12]}.\nGive that base."
+    if difference := entry.identity.difference(identity_of(base_folder)):
+        kind, then, now = difference
+        guard.refuse(
+            f"'{adapter}' was trained on {entry.base} with {kind} {then}; '{base}' has {kind} {now}.",
+            "Give that base.",
         )
+    return (*before, *manifest.forced)
+
+
+def _forced_into(base: Path) -> tuple[str, ...]:
+    """What was forced when a merged part that serves as a base was made."""
+    manifest = read_part_manifest(base)
+    return manifest.forced if manifest is not None else ()

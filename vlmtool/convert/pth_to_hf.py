@@ -14,13 +14,14 @@ from vlmtool.convert.target import check_target
 from vlmtool.data.image_transform import load_image_processor
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.build import load_encoder_weights
-from vlmtool.models.encoders.vision import vision_class
+from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
 from vlmtool.models.folder import save_projector
-from vlmtool.models.manifest import EncoderPart, Manifest, Part, Template, write_manifest
+from vlmtool.models.lineage import Guard, parent_entry, text_hash
+from vlmtool.models.manifest import EncoderPart, Manifest, Part, Template, remember_folder, write_manifest
 from vlmtool.models.weights import load_weights
 from vlmtool.recipe.schema import Recipe, TunablePart
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
-from vlmtool.utils.files import atomic_path, sha256
+from vlmtool.utils.files import atomic_path
 
 SAVE_FORMATS = ("vlmtool",)
 
@@ -44,12 +45,15 @@ def pth_to_hf(
     save_format: str = "vlmtool",
     fp32: bool = False,
     max_shard_size: str = "5GB",
+    force: bool = False,
 ) -> Path:
     """Write the model folder of a checkpoint, whole or not at all.
 
     Args:
         recipe: of the training; it may say otherwise of data, schedule and runtime, and where the bases lie now. None
             takes the one in the checkpoint.
+        force: warn where the recipe or a base is not the one of the training; what is written follows the checkpoint,
+            on the base that was named, and its manifest records what was overridden.
         fp32: write float32; else each part in the type of its base, the projector in the LLM's.
 
     Returns:
@@ -61,7 +65,8 @@ def pth_to_hf(
     """
     check_format(save_format)
     check_target(save_path, [checkpoint])
-    source = read_source(recipe, checkpoint)
+    guard = Guard(force)
+    source = read_source(recipe, checkpoint, guard)
     check_target(save_path, [source.llm.folder, source.vision_encoder.folder])
     writing = _Writing(fp32, max_shard_size)
     with atomic_path(save_path) as folder:
@@ -71,7 +76,8 @@ def pth_to_hf(
         projector = cast(source.state("projector"), writing.dtype(source.llm), str(checkpoint))
         save_projector(folder / "projector", source.meta["projector"], projector)
         _write_prompting(source, folder)
-        write_manifest(folder, _manifest(source, llm, encoder))
+        write_manifest(folder, _manifest(source, llm, encoder, guard.overridden))
+    remember_folder(save_path)
     return save_path
 
 
@@ -130,11 +136,21 @@ def _write_encoder(source: Source, folder: Path, writing: _Writing) -> EncoderPa
         save_adapter(folder / "visual_encoder_adapter", settings, state)
     elif section.is_fully_trained:
         # The blocks above the selected layer had no part in the training: they are the base's.
+        check_names(state, _trained_names(source), f"{where}: vision_encoder")
         encoder = load_encoder_weights(base.folder, dtype)
         load_weights(encoder, state, where)
         save_encoder(encoder, base.folder, folder / "visual_encoder", writing.max_shard_size)
     entry = _entry(section, base, "visual_encoder")
     return EncoderPart(**entry, select_layer=section.select_layer, select_strategy=section.select_strategy)
+
+
+def _trained_names(source: Source) -> list[str]:
+    """Names of all weights of the encoder up to the selected layer; nothing is loaded."""
+    base, section = source.vision_encoder.folder, source.recipe.vision_encoder
+    with torch.device("meta"):
+        model = vision_class(base)(vision_config(base))
+    kept = VisionEncoder(model, section.select_layer, section.select_strategy).model
+    return [name for name, _ in kept.named_parameters()]
 
 
 def _auto_mapping(base: Path) -> dict[str, str]:
@@ -146,7 +162,9 @@ def _auto_mapping(base: Path) -> dict[str, str]:
 def _entry(section: TunablePart, base: Base, name: str) -> dict[str, Any]:
     """A part's entry in the manifest."""
     adapter = f"{name}_adapter" if section.lora is not None else None
-    return dict(base=base.name, sha256=base.sha256, adapter=adapter, weights=name if section.is_fully_trained else None)
+    weights = name if section.is_fully_trained else None
+    known = dict(sha256=base.identity.weights, config_sha256=base.identity.config)
+    return dict(base=base.name, adapter=adapter, weights=weights, **known)
 
 
 def _write_prompting(source: Source, folder: Path) -> None:
@@ -157,17 +175,18 @@ def _write_prompting(source: Source, folder: Path) -> None:
     load_image_processor(source.vision_encoder.folder).save_pretrained(folder)
 
 
-def _manifest(source: Source, llm: Part, encoder: EncoderPart) -> Manifest:
-    meta, path = source.meta, source.checkpoint.path
-    parent = {"checkpoint": str(path), "sha256": sha256(path), "name": meta.get("name"), "step": meta["step"]}
-    template = Template(name=meta["template"]["name"], stop_words=tuple(meta["template"]["stop_words"]))
+def _manifest(source: Source, llm: Part, encoder: EncoderPart, forced: list[str]) -> Manifest:
+    meta, said = source.meta, source.meta["template"]
+    template = Template(name=said["name"], sha256=text_hash(said["jinja"]), stop_words=tuple(said["stop_words"]))
     return Manifest(
         llm=llm,
         vision_encoder=encoder,
+        projector_config=meta["projector"],
         template=template,
         pad_to_square=source.recipe.data.pad_to_square,
         recipe=meta["recipe"],
-        parents=(parent, *meta["parents"]),
+        parents=(parent_entry(source.checkpoint.path, meta), *meta["parents"]),
         data=meta["data"],
         versions=meta["versions"],
+        forced=tuple(dict.fromkeys([*meta.get("forced", ()), *forced])),
     )

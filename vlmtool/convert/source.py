@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vlmtool.models.build import build_projector, import_class
 from vlmtool.models.checkpoint import Checkpoint, read_checkpoint
-from vlmtool.models.fingerprint import WEIGHT_FILES, part_hash
+from vlmtool.models.fingerprint import Identity, identity_of, weight_files
+from vlmtool.models.lineage import Guard
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.weights import PARTS, of_part
 from vlmtool.recipe.load import parse_recipe
@@ -24,11 +25,14 @@ _MAY_DIFFER = ("path", "lr")  # keys of a part: where it lies now is checked by 
 
 @dataclass(frozen=True)
 class Base:
-    """A base: its folder here, the name under which a manifest records it, the hash of its weights in training."""
+    """A base: its folder here, the name under which a manifest records it, and what it is.
+
+    That is what it was in training; where another was forced, what lies in the folder.
+    """
 
     folder: Path
     name: str
-    sha256: str
+    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,12 @@ class Source:
         return of_part(self.checkpoint.state_dict, prefix)
 
 
-def read_source(recipe: Recipe | None, path: Path) -> Source:
+def read_source(recipe: Recipe | None, path: Path, guard: Guard) -> Source:
     """Read a checkpoint and see that all belongs together.
 
     Args:
         recipe: what the user says it was trained with; None takes the checkpoint's word, but runs no remote code.
+        guard: what is done where the recipe or a base is not the one of the training.
 
     Raises:
         UsageError: the file or a base is not there.
@@ -68,10 +73,10 @@ def read_source(recipe: Recipe | None, path: Path) -> Source:
         raise CheckpointError(f"{path}: its meta has no {', '.join(missing)}.\nIt was not written by `vlmtool train`.")
     trained = _trained_recipe(checkpoint)
     if recipe is not None:
-        check_recipe(recipe, trained, path)
+        check_recipe(recipe, trained, path, guard)
     said = recipe or trained
-    llm = _base(checkpoint, "llm", said.llm.path)
-    vision_encoder = _base(checkpoint, "vision_encoder", said.vision_encoder.path)
+    llm = _base(checkpoint, "llm", said.llm.path, guard)
+    vision_encoder = _base(checkpoint, "vision_encoder", said.vision_encoder.path, guard)
     _check_state(checkpoint, trained)
     return Source(checkpoint, trained, llm, vision_encoder, recipe is not None and recipe.runtime.trust_remote_code)
 
@@ -83,8 +88,8 @@ def _trained_recipe(checkpoint: Checkpoint) -> Recipe:
         raise CheckpointError(f"{error}\nThe recipe in the checkpoint is of another version of vlmtool.") from error
 
 
-def check_recipe(recipe: Recipe, trained: Recipe, path: Path) -> None:
-    """The two say the same of the parts.
+def check_recipe(recipe: Recipe, trained: Recipe, path: Path, guard: Guard) -> None:
+    """The two say the same of the parts; where that is forced, what is written follows the checkpoint.
 
     Raises:
         CheckpointError: they do not; names both values.
@@ -95,9 +100,9 @@ def check_recipe(recipe: Recipe, trained: Recipe, path: Path) -> None:
             if key.count(".") == 1 and key.endswith(tuple(f".{name}" for name in _MAY_DIFFER)):
                 continue
             if said.get(key) != was.get(key):
-                raise CheckpointError(
-                    f"{path} was trained with {key} = {was.get(key)!r}, but the recipe says {said.get(key)!r}.\n"
-                    f"Name the recipe of the training, or say so: --set {key}={was.get(key)!r}"
+                guard.refuse(
+                    f"{path} was trained with {key} = {was.get(key)!r}, but the recipe says {said.get(key)!r}.",
+                    f"Name the recipe of the training, or say so: --set {key}={was.get(key)!r}.",
                 )
 
 
@@ -110,20 +115,24 @@ def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     return result
 
 
-def _base(checkpoint: Checkpoint, part: str, path: str) -> Base:
-    """The base at `path`, which must hold the weights of the training; an unmoved one may have lost its weights."""
+def _base(checkpoint: Checkpoint, part: str, path: str, guard: Guard) -> Base:
+    """The base at `path`, which must be that of the training; an unmoved one may have lost its weights."""
     origin = checkpoint.meta["parts"][part]
+    identity = Identity(origin["sha256"], origin.get("config_sha256", ""))
     folder = local_folder(path, f"{part}.path")
-    has_weights = any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
-    if (has_weights or path != origin["path"]) and (found := part_hash(folder)) != origin["sha256"]:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on {part} '{origin['path']}' (weights {origin['sha256'][:12]}), "
-            f"but '{path}' holds others ({found[:12]}).\n"
-            f"Say where the part of the training is: --set {part}.path=FOLDER"
-        )
+    if weight_files(folder) or path != origin["path"]:
+        found = identity_of(folder)
+        if difference := identity.difference(found):
+            kind, then, now = difference
+            guard.refuse(
+                f"{checkpoint.path} was trained on {part} '{origin['path']}' with {kind} {then}; "
+                f"'{path}' has {kind} {now}.",
+                f"Say where the part of the training is: --set {part}.path=FOLDER.",
+            )
+            identity = found
     # A name that holds anywhere (a hub id, `vlmtool://…`) stays; a plain path must be found from any folder.
     name = path if path.startswith(SHIPPED) or is_hub_id(path) else str(folder.resolve())
-    return Base(folder, name, origin["sha256"])
+    return Base(folder, name, identity)
 
 
 def _check_state(checkpoint: Checkpoint, recipe: Recipe) -> None:

@@ -1,17 +1,37 @@
-"""Start from the stage before: a run folder, a checkpoint or a model folder."""
+"""Start from the stage before, a run folder, a checkpoint or a model folder; or go on with the same stage."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
+from vlmtool.data.templates.library import ChatTemplate
+from vlmtool.engine.meta import projector_config
 from vlmtool.models.checkpoint import last_checkpoint, read_checkpoint
-from vlmtool.models.manifest import Manifest, read_manifest
+from vlmtool.models.fingerprint import Identity, file_hashes
+from vlmtool.models.folder import load_tensors
+from vlmtool.models.lineage import Guard, Setup, check_setup, parent_entry, stage_of, text_hash
+from vlmtool.models.manifest import FILE_NAME, Manifest, read_manifest, template_text
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import LoadReport, load_weights, saved_names
+from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError, UsageError
-from vlmtool.utils.files import sha256
+
+Origins = dict[str, dict[str, str]]  # `meta.part_origins`
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run takes over."""
+
+    loaded: list[str] = field(default_factory=list)
+    """Names of weights taken from the stage before."""
+    parents: list[dict[str, Any]] = field(default_factory=list)
+    """From the stage before back to the first, for the checkpoints of this run."""
+    forced: list[str] = field(default_factory=list)
+    """Refusals that were overridden, here and before."""
 
 
 def find_source(init_from: str) -> Path:
@@ -24,7 +44,7 @@ def find_source(init_from: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        if (path / "vlmtool.json").is_file():
+        if (path / FILE_NAME).is_file():
             return path
         newest = last_checkpoint(path)
         if newest is not None:
@@ -35,36 +55,97 @@ def find_source(init_from: str) -> Path:
     )
 
 
-def load_stage(
-    model: VisionLanguageModel, source: Path, origins: dict[str, dict[str, str]]
-) -> tuple[LoadReport, list[dict[str, Any]]]:
-    """Put the weights of the stage before into the model.
+def start_stage(
+    model: VisionLanguageModel,
+    setup: Setup,
+    source: Path | None,
+    resume_from: Path | None,
+    force: bool = False,
+) -> Start:
+    """Put the weights of the stage before into the model, or take over the lineage of the run that goes on.
 
     Args:
-        origins: this run's parts with their hashes, which must be those of the stage before.
+        setup: of this run; the weights must belong into it.
+        source: checkpoint or model folder of the stage before; None starts afresh.
+        resume_from: checkpoint of this run; the runner puts its weights back, later.
+        force: warn where the weights could work but do not belong into this setup.
 
-    Returns:
-        What was loaded, and the chain of parents for the checkpoints of this run.
+    Raises:
+        CheckpointError: they do not, or the source is damaged.
     """
+    guard = Guard(force)
+    if resume_from is not None:
+        meta, names = _read(resume_from, "resume")
+        check_setup(_setup_of(meta, names), setup, str(resume_from), guard, may_move_on=False)
+        return Start([], meta["parents"], _joined(meta.get("forced", ()), guard.overridden))
+    if source is None:
+        return Start()
     manifest = read_manifest(source) if source.is_dir() else None
     if manifest is not None:
-        return _load_folder(model, source, manifest, origins)
+        return _from_folder(model, setup, source, manifest, guard)
     checkpoint = read_checkpoint(source, "init_from")
-    for part, origin in origins.items():
-        _same_base(source, part, checkpoint.meta["parts"][part]["sha256"], origin)
-    report = load_weights(model, checkpoint.state_dict, str(source), saved_names(model))
-    parent = {
-        "checkpoint": str(source),
-        "sha256": sha256(source),
-        "name": checkpoint.meta["name"],
-        "step": checkpoint.meta["step"],
+    meta = checkpoint.meta
+    check_setup(_setup_of(meta, checkpoint.state_dict), setup, str(source), guard)
+    report = _load(model, checkpoint.state_dict, source)
+    return Start(
+        report.loaded,
+        [parent_entry(source, meta), *meta["parents"]],
+        _joined(meta.get("forced", ()), guard.overridden),
+    )
+
+
+def setup_of_run(recipe: Recipe, origins: Origins, template: ChatTemplate, model: VisionLanguageModel) -> Setup:
+    """How this run is put together."""
+    encoder = recipe.vision_encoder
+    return Setup(
+        parts=_parts(origins),
+        template=(template.name, text_hash(template.jinja)),
+        projector=projector_config(recipe, model),
+        select=(encoder.select_layer, encoder.select_strategy),
+        pad_to_square=recipe.data.pad_to_square,
+        trains=frozenset(name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad),
+    )
+
+
+def _setup_of(meta: Mapping[str, Any], names: Iterable[str]) -> Setup:
+    """How a checkpoint was put together; what earlier versions did not record stands in the recipe."""
+    encoder, data = meta["recipe"]["vision_encoder"], meta["recipe"]["data"]
+    pictures = meta.get("pictures", {})
+    return Setup(
+        parts=_parts(meta["parts"]),
+        template=(meta["template"]["name"], text_hash(meta["template"]["jinja"])),
+        projector=meta["projector"],
+        select=(
+            pictures.get("select_layer", encoder.get("select_layer", -2)),
+            pictures.get("select_strategy", encoder.get("select_strategy", "auto")),
+        ),
+        pad_to_square=pictures.get("pad_to_square", data.get("pad_to_square", False)),
+        trains=frozenset(name.partition(".")[0] for name in names),
+    )
+
+
+def _setup_of_folder(folder: Path, manifest: Manifest) -> Setup:
+    encoder = manifest.vision_encoder
+    entries = {"llm": manifest.llm, "vision_encoder": encoder}
+    trained = {name for name, entry in entries.items() if entry.adapter is not None}
+    return Setup(
+        parts={name: (entry.base, entry.identity) for name, entry in entries.items()},
+        template=(manifest.template.name, text_hash(template_text(folder))),
+        projector=manifest.projector_config,
+        select=(encoder.select_layer, encoder.select_strategy),
+        pad_to_square=manifest.pad_to_square,
+        trains=frozenset(trained | {"projector"}),
+    )
+
+
+def _parts(origins: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, Identity]]:
+    return {
+        part: (origin["path"], Identity(origin["sha256"], origin.get("config_sha256", "")))
+        for part, origin in origins.items()
     }
-    return report, [parent, *checkpoint.meta["parents"]]
 
 
-def _load_folder(
-    model: VisionLanguageModel, folder: Path, manifest: Manifest, origins: dict[str, dict[str, str]]
-) -> tuple[LoadReport, list[dict[str, Any]]]:
+def _from_folder(model: VisionLanguageModel, setup: Setup, folder: Path, manifest: Manifest, guard: Guard) -> Start:
     """Projector and adapters of a model folder."""
     state: dict[str, Tensor] = {}
     for part, prefix in (("llm", "llm."), ("vision_encoder", "vision_encoder.model.")):
@@ -74,14 +155,39 @@ def _load_folder(
                 f"init_from: '{folder}' holds a {part} of its own.\n"
                 f"Name it as the part: --set {part}.path={folder / entry.weights}, and start from the run's checkpoint."
             )
-        _same_base(folder, part, entry.sha256, origins[part])
         if entry.adapter is not None:
-            adapter = load_file(folder / entry.adapter / "adapter_model.safetensors")
+            adapter = load_tensors(folder / entry.adapter / "adapter_model.safetensors")
             state |= {prefix + _with_adapter_name(name): value for name, value in adapter.items()}
-    projector = load_file(folder / manifest.projector / "model.safetensors")
+    check_setup(_setup_of_folder(folder, manifest), setup, str(folder), guard)
+    projector = load_tensors(folder / manifest.projector / "model.safetensors")
     state |= {f"projector.{name}": value for name, value in projector.items()}
-    report = load_weights(model, state, str(folder), saved_names(model))
-    return report, [{"checkpoint": str(folder), "name": folder.name}, *manifest.parents]
+    report = _load(model, state, folder)
+    manifest_file = folder / FILE_NAME  # it holds the hashes of all other files, so its own stands for the folder
+    parent = {
+        "checkpoint": str(folder),
+        "sha256": file_hashes([manifest_file])[manifest_file],
+        "name": folder.name,
+        "stage": stage_of(manifest.recipe),
+    }
+    return Start(report.loaded, [parent, *manifest.parents], _joined(manifest.forced, guard.overridden))
+
+
+def _load(model: VisionLanguageModel, state: Mapping[str, Tensor], source: Path) -> LoadReport:
+    """Weights into the model; adapters may be new in this stage, a projector that is there is there whole."""
+    report = load_weights(model, state, str(source), saved_names(model))
+    fresh = [name for name in report.fresh if name.startswith("projector.")]
+    if fresh:
+        raise CheckpointError(
+            f"{source}: has {len(fresh)} weights of the projector too few, first '{fresh[0]}'.\n"
+            "Give the recipe the projector of the stage before."
+        )
+    return report
+
+
+def _read(checkpoint: Path, what: str) -> tuple[dict[str, Any], list[str]]:
+    """Meta of a checkpoint, and the names of its weights."""
+    content = read_checkpoint(checkpoint, what)
+    return content.meta, list(content.state_dict)
 
 
 def _with_adapter_name(name: str) -> str:
@@ -90,10 +196,6 @@ def _with_adapter_name(name: str) -> str:
     return f"{stem}.default.{leaf}"
 
 
-def _same_base(source: Path, part: str, sha: str, origin: dict[str, str]) -> None:
-    if sha != origin["sha256"]:
-        raise CheckpointError(
-            f"{source}: was trained on another {part} (weights {sha[:12]}) than "
-            f"'{origin['path']}' ({origin['sha256'][:12]}).\n"
-            f"Use the same {part}, or train the stage before again."
-        )
+def _joined(before: Iterable[str], now: Iterable[str]) -> list[str]:
+    """Both, each text once."""
+    return list(dict.fromkeys([*before, *now]))

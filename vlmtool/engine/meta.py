@@ -1,24 +1,30 @@
 """What a checkpoint says of its origin: recipe, parts with hashes, adapters, data, parents, versions."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from vlmtool.data.templates.library import ChatTemplate
-from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.fingerprint import file_hashes, identity_of
 from vlmtool.models.lora import adapter_config
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.load import recipe_values
 from vlmtool.recipe.schema import Recipe
-from vlmtool.utils.files import sha256
 from vlmtool.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "mmengine")
 
 
 def part_origins(recipe: Recipe, folders: dict[str, Path]) -> dict[str, dict[str, str]]:
-    """{llm, vision_encoder}: {path as the recipe names it, sha256 of its weights}."""
-    return {name: {"path": getattr(recipe, name).path, "sha256": part_hash(folder)} for name, folder in folders.items()}
+    """{llm, vision_encoder}: {path as the recipe names it, sha256 of its weights, config_sha256}."""
+    origins = {}
+    for name, folder in folders.items():
+        found = identity_of(folder)
+        origins[name] = {
+            "path": getattr(recipe, name).path, "sha256": found.weights, "config_sha256": found.config
+        }  # fmt: skip
+    return origins
 
 
 def checkpoint_meta(
@@ -29,9 +35,15 @@ def checkpoint_meta(
     template: ChatTemplate,
     data: dict[str, Any],
     parents: list[dict[str, Any]],
+    forced: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The meta of every checkpoint of a run; step and epoch are added when one is written."""
-    projector = model.projector
+    """The meta of every checkpoint of a run; step and epoch are added when one is written.
+
+    Args:
+        origins: `part_origins`.
+        parents: from the stage before back to the first.
+        forced: refusals that were overridden, here and by the parents.
+    """
     return {
         "name": name,
         "recipe": _as_lists(recipe_values(recipe)),
@@ -40,22 +52,35 @@ def checkpoint_meta(
             "llm": _as_lists(adapter_config(model.llm)),
             "vision_encoder": _as_lists(adapter_config(model.vision_encoder.model)),
         },
-        "projector": {
-            "type": recipe.projector.type,
-            "vision_hidden_size": projector.vision_hidden_size,
-            "llm_hidden_size": projector.llm_hidden_size,
-            "options": projector.options(),
+        "projector": projector_config(recipe, model),
+        "pictures": {
+            "select_layer": recipe.vision_encoder.select_layer,
+            "select_strategy": recipe.vision_encoder.select_strategy,
+            "pad_to_square": recipe.data.pad_to_square,
         },
         "template": {"name": template.name, "jinja": template.jinja, "stop_words": list(template.stop_words)},
         "data": data,
         "parents": parents,
+        "forced": list(forced),
         "versions": {"vlmtool": __version__, **{package: version(package) for package in PACKAGES}},
+    }
+
+
+def projector_config(recipe: Recipe, model: VisionLanguageModel) -> dict[str, Any]:
+    """What it takes to build the projector again."""
+    projector = model.projector
+    return {
+        "type": recipe.projector.type,
+        "vision_hidden_size": projector.vision_hidden_size,
+        "llm_hidden_size": projector.llm_hidden_size,
+        "options": _as_lists(projector.options()),
     }
 
 
 def data_origin(recipe: Recipe, num_samples: int) -> dict[str, Any]:
     """What was learned from."""
-    return {"path": recipe.data.path, "sha256": sha256(recipe.data.path), "num_samples": num_samples}
+    file = Path(recipe.data.path)
+    return {"path": recipe.data.path, "sha256": file_hashes([file])[file], "num_samples": num_samples}
 
 
 def _as_lists(value: Any) -> Any:

@@ -3,38 +3,48 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlmtool.utils.files import sha256, write_json
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")
+SHORT = 12  # hex digits by which a hash is told
+
+# Keys of a config.json that say who wrote it and in which type, not what the part computes.
+_HISTORY = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 
 
-def cache_file() -> Path:
-    """Where hashes are remembered; `VLMTOOL_CACHE` moves the folder."""
-    return Path(os.environ.get("VLMTOOL_CACHE", Path.home() / ".cache" / "vlmtool")) / "hashes.json"
+@dataclass(frozen=True)
+class Identity:
+    """What makes a part that part: its weights, and the config.json that says what is computed with them.
+
+    The same tensors under another `rope_theta` or activation are another model. The tokenizer and the image processor
+    are no part of it: a model folder brings its own, which training and answering read.
+    """
+
+    weights: str
+    """`part_hash`; empty where it was not recorded."""
+    config: str = ""
+    """`config_hash`; empty where it was not recorded: older manifests have none."""
+
+    def difference(self, found: "Identity") -> tuple[str, str, str] | None:
+        """("weights" or "config.json", the hash here, the hash of `found`), both short; None where they are the same.
+
+        What either of the two does not know is not compared.
+        """
+        for kind, mine, other in (("weights", self.weights, found.weights), ("config.json", self.config, found.config)):
+            if mine and other and mine != other:
+                return kind, mine[:SHORT], other[:SHORT]
+        return None
 
 
-def file_hashes(files: list[Path]) -> dict[Path, str]:
-    """sha256 of each file."""
-    cache = cache_file()
-    try:
-        known: dict[str, str] = json.loads(cache.read_text())
-    except (OSError, json.JSONDecodeError):
-        known = {}
-    before = len(known)
-    hashes = {}
-    for file in files:
-        stat = file.stat()
-        key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        if key not in known:
-            known[key] = sha256(file)
-        hashes[file] = known[key]
-    if len(known) > before:
-        with suppress(OSError):  # a read-only home only costs the time of hashing again
-            write_json(cache, known)
-    return hashes
+def identity_of(folder: Path) -> Identity:
+    """Of the part that lies in `folder`."""
+    return Identity(part_hash(folder), config_hash(folder))
 
 
 def part_hash(folder: Path) -> str:
@@ -42,8 +52,71 @@ def part_hash(folder: Path) -> str:
 
     The same weights in other shards give another hash: parts are compared as files, as they were downloaded.
     """
-    files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)})
+    return weights_hash(file_hashes(weight_files(folder)))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a part that hold weights, sorted."""
+    return sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)})
+
+
+def weights_hash(hashes: Mapping[Path, str]) -> str:
+    """`part_hash` from the hashes of the sorted weight files."""
     digest = hashlib.sha256()
-    for file, value in file_hashes(files).items():
+    for file, value in hashes.items():
         digest.update(f"{file.name}:{value}\n".encode())
     return digest.hexdigest()
+
+
+def config_hash(folder: Path) -> str:
+    """sha256 of what config.json says the part computes, whoever wrote it; empty where there is none to read."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return hashlib.sha256(json.dumps(_without_history(content), sort_keys=True).encode()).hexdigest()
+
+
+def _without_history(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_history(item) for key, item in value.items() if key not in _HISTORY}
+    return [_without_history(item) for item in value] if isinstance(value, list) else value
+
+
+def cache_file() -> Path:
+    """Where hashes are remembered; `VLMTOOL_CACHE` moves the folder."""
+    return Path(os.environ.get("VLMTOOL_CACHE", Path.home() / ".cache" / "vlmtool")) / "hashes.json"
+
+
+def file_hashes(files: list[Path], anew: bool = False) -> dict[Path, str]:
+    """sha256 of each file; `anew` reads every file, whatever is remembered."""
+    known = {} if anew else remembered(files)
+    hashes = {file: known.get(file) or sha256(file) for file in files}
+    if len(known) < len(hashes):
+        remember(hashes)
+    return hashes
+
+
+def remembered(files: list[Path]) -> dict[Path, str]:
+    """sha256 of those files whose hash is remembered; none is read."""
+    cache = _read_cache()
+    return {file: cache[key] for file in files if (key := _key(file)) in cache}
+
+
+def remember(hashes: Mapping[Path, str]) -> None:
+    """Keep the hashes of files as they lie there now."""
+    with suppress(OSError):  # a read-only home only costs the time of hashing again
+        write_json(cache_file(), _read_cache() | {_key(file): value for file, value in hashes.items()})
+
+
+def _key(file: Path) -> str:
+    stat = file.stat()
+    return f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+def _read_cache() -> dict[str, str]:
+    try:
+        known = json.loads(cache_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -95,8 +95,15 @@ def _checked_type(file: Path, type_name: Any) -> str:
 def _read_state(folder: Path) -> dict[str, Tensor]:
     """The weights, from safetensors or XTuner's pytorch_model.bin."""
     file, legacy = folder / WEIGHTS, folder / "pytorch_model.bin"
-    if not file.is_file() and legacy.is_file():
-        return safe_load(legacy)
+    return safe_load(legacy) if not file.is_file() and legacy.is_file() else load_tensors(file)
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

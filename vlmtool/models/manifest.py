@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vlmtool.models.fingerprint import Identity, file_hashes, remember
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import write_json
 
@@ -31,11 +32,18 @@ class Part(_Entry):
     """Folder or hub id that it was trained from."""
     sha256: str
     """Hash of the base's weights."""
+    config_sha256: str = ""
+    """Hash of what the base's config.json says; `fingerprint.Identity` tells why."""
     adapter: str | None = None
     """Sub-folder with a peft adapter."""
     weights: str | None = None
     """Sub-folder with the whole part; then the base is not needed."""
     merged: tuple[MergedAdapter, ...] = ()
+
+    @property
+    def identity(self) -> Identity:
+        """What the base was in training."""
+        return Identity(self.sha256, self.config_sha256)
 
 
 class EncoderPart(Part):
@@ -49,24 +57,34 @@ class Template(_Entry):
     """The chat template; its text is the root tokenizer's `chat_template`."""
 
     name: str | None = None
+    sha256: str = ""
+    """Hash of the text."""
     stop_words: tuple[str, ...] = ()
 
 
 class Manifest(_Entry):
-    """A whole model folder."""
+    """A whole model folder. What has a default may be missing in manifests of earlier versions."""
 
     format: int = FORMAT
     llm: Part
     vision_encoder: EncoderPart
     projector: str = "projector"
     """Sub-folder of the projector."""
+    projector_config: dict[str, Any] = {}
+    """{type, vision_hidden_size, llm_hidden_size, options}."""
     template: Template
     pad_to_square: bool = False
     recipe: dict[str, Any] = {}
     parents: tuple[dict[str, Any], ...] = ()
-    """From this model's checkpoint back to the first stage: {checkpoint, sha256, step, recipe name}."""
+    """From this model's checkpoint back to the first stage: {checkpoint, sha256, name of the recipe, step, epoch,
+    stage: what was trained of each part}."""
     data: dict[str, Any] = {}
+    """{path, sha256, num_samples}."""
     versions: dict[str, str] = {}
+    files: dict[str, str] = {}
+    """{relative path: sha256} of every other file in the folder."""
+    forced: tuple[str, ...] = ()
+    """Refusals that `--force` overrode, in this model and its parents."""
 
 
 class PartManifest(_Entry):
@@ -77,15 +95,47 @@ class PartManifest(_Entry):
     """`llm` or `vision_encoder`."""
     base: str
     sha256: str
+    config_sha256: str = ""
     merged: tuple[MergedAdapter, ...] = ()
+    files: dict[str, str] = {}
+    forced: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> Identity:
+        """What the base was before the adapters went in."""
+        return Identity(self.sha256, self.config_sha256)
 
 
 M = TypeVar("M", bound=_Entry)
 
 
 def write_manifest(folder: Path, manifest: Manifest | PartManifest) -> None:
-    """Write `vlmtool.json` into `folder`."""
-    write_json(folder / FILE_NAME, manifest.model_dump())
+    """Write `vlmtool.json` into `folder`, with the hashes of all files that are there: it is written last."""
+    hashes = {file.relative_to(folder).as_posix(): value for file, value in file_hashes(listed_files(folder)).items()}
+    write_json(folder / FILE_NAME, manifest.model_copy(update={"files": hashes}).model_dump())
+
+
+def remember_folder(folder: Path) -> None:
+    """Remember the hashes that a manifest just written has, now that the folder stands under its own name."""
+    content = _read(folder) or {}
+    remember({folder / name: value for name, value in content.get("files", {}).items()})
+
+
+def listed_files(folder: Path) -> list[Path]:
+    """Every file below `folder` but its own manifest, sorted."""
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / FILE_NAME)
+
+
+def template_text(folder: Path) -> str:
+    """The chat template of a model folder's root tokenizer; empty where it has none."""
+    file = folder / "chat_template.jinja"
+    try:
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return str(settings.get("chat_template") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -102,6 +152,19 @@ def read_part_manifest(folder: Path) -> PartManifest | None:
     """The manifest of a single merged part; None where there is none."""
     content = _read(folder)
     return _parse(PartManifest, content, folder) if content is not None and "part" in content else None
+
+
+def owner_of_adapter(adapter: Path) -> tuple[str, Part, Manifest] | None:
+    """The part whose adapter lies in the folder `adapter`: its name, its entry and the manifest of the model folder.
+
+    None for an adapter that is in no model folder of vlmtool's.
+    """
+    folder = adapter.resolve()
+    manifest = read_manifest(folder.parent)
+    if manifest is None:
+        return None
+    entries: dict[str, Part] = {"llm": manifest.llm, "vision_encoder": manifest.vision_encoder}
+    return next(((name, entry, manifest) for name, entry in entries.items() if entry.adapter == folder.name), None)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

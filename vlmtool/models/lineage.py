@@ -1,0 +1,172 @@
+"""What must stay the same from one stage to the next, and what happens where it does not."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmtool.models.fingerprint import SHORT, Identity, file_hashes
+from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.terminal import clean, err
+
+PARTS = ("llm", "vision_encoder", "projector")
+
+
+@dataclass
+class Guard:
+    """Where things are mixed up: an error, or with `force` a warning that is kept for the record.
+
+    Made by a command and handed down; what was overridden goes into the meta or the manifest that the command writes.
+    """
+
+    force: bool = False
+    overridden: list[str] = field(default_factory=list)
+
+    def refuse(self, what: str, remedy: str) -> None:
+        """Refuse what could work but does not belong together. What cannot work is raised where it is found.
+
+        Args:
+            what: what is mixed up, in one line; this is the record.
+            remedy: how to mend it, in one line.
+
+        Raises:
+            CheckpointError: unless forced.
+        """
+        if not self.force:
+            raise CheckpointError(f"{what}\n{remedy}\nOr go on all the same with --force, which is recorded.")
+        if what not in self.overridden:
+            self.overridden.append(what)
+            _warn(what)
+
+
+def _warn(what: str) -> None:
+    from vlmtool.utils.distributed import is_main  # imports torch, which reading a manifest goes without
+
+    if is_main():
+        err().print(clean(f"Warning: {what} Forced."), markup=False)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a stage is put together, as far as its weights depend on it."""
+
+    parts: Mapping[str, tuple[str, Identity]]
+    """{llm, vision_encoder}: path, and what lies there."""
+    template: tuple[str | None, str]
+    """Name and text hash; an empty hash where it was not recorded."""
+    projector: Mapping[str, Any]
+    """{type, vision_hidden_size, llm_hidden_size, options}; empty where it was not recorded."""
+    select: tuple[int, str]
+    """Layer and strategy."""
+    pad_to_square: bool
+    trains: frozenset[str]
+    """The parts whose weights change."""
+
+
+def check_setup(before: Setup, now: Setup, where: str, guard: Guard, may_move_on: bool = True) -> None:
+    """The weights of `before` belong into `now`.
+
+    Args:
+        where: what holds the weights, for the message.
+        may_move_on: a stage that trained the projector alone leaves the prompt and the padding free: LLaVA aligns on
+            bare captions and unpadded pictures. False where the same stage goes on.
+
+    Raises:
+        CheckpointError: they do not, and the guard does not let it pass.
+    """
+    is_free = may_move_on and before.trains <= {"projector"}
+    for what, remedy in _differences(before, now, is_free):
+        guard.refuse(f"{where} was trained {what}", remedy)
+
+
+def _differences(before: Setup, now: Setup, is_free: bool) -> Iterator[tuple[str, str]]:
+    """(what is different, how to mend it)."""
+    for part, (path, identity) in before.parts.items():
+        here, found = now.parts[part]
+        if difference := identity.difference(found):
+            kind, then, today = difference
+            yield (
+                f"on another {part}: '{path}' with {kind} {then}; '{here}' has {kind} {today}.",
+                f"Use the same {part}, or train the stage before again.",
+            )
+    if before.projector and text_hash(before.projector) != text_hash(now.projector):
+        yield (
+            f"with another projector: {_named(before.projector)}; this recipe has {_named(now.projector)}.",
+            "Give the recipe the projector of the stage before.",
+        )
+    if before.select != now.select:
+        yield (
+            f"on hidden state {before.select[0]} ({before.select[1]}) of the encoder; "
+            f"this recipe reads {now.select[0]} ({now.select[1]}).",
+            "Set vision_encoder.select_layer and select_strategy as they were.",
+        )
+    (then_name, then_hash), (name, hash_) = before.template, now.template
+    if not is_free and then_hash and then_hash != hash_:
+        yield (
+            f"with another template: {then_name or 'the tokenizer’s own'} ({then_hash[:SHORT]}); this recipe has "
+            f"{name or 'the tokenizer’s own'} ({hash_[:SHORT]}).",
+            "Set llm.template as it was.",
+        )
+    if not is_free and before.pad_to_square != now.pad_to_square:
+        yield (
+            f"with data.pad_to_square={before.pad_to_square}; this recipe has {now.pad_to_square}.",
+            f"Set data.pad_to_square={before.pad_to_square}.",
+        )
+
+
+def _named(projector: Mapping[str, Any]) -> str:
+    return f"{describe_projector(projector)} ({text_hash(projector)[:SHORT]})"
+
+
+def describe_projector(config: Mapping[str, Any]) -> str:
+    """`MLPProjector 1024 → 4096, depth 2, hidden_act gelu, bias`."""
+    name = str(config.get("type")).rpartition(".")[2]
+    options = config.get("options")
+    options = options if isinstance(options, Mapping) else {}
+    said = [key if value is True else f"{key} {value}" for key, value in options.items() if value is not False]
+    widths = f"{config.get('vision_hidden_size')} → {config.get('llm_hidden_size')}"
+    return ", ".join([f"{name} {widths}", *said])
+
+
+def text_hash(value: str | Mapping[str, Any]) -> str:
+    """sha256 of a text, or of plain values whatever their order."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parent_entry(checkpoint: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """How a checkpoint stands in the list of parents of what is made from it."""
+    return {
+        "checkpoint": str(checkpoint),
+        "sha256": file_hashes([checkpoint])[checkpoint],
+        "name": meta.get("name"),
+        "step": meta.get("step"),
+        "epoch": meta.get("epoch"),
+        "stage": stage_of(meta.get("recipe") or {}),
+    }
+
+
+def stage_of(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What a recipe trains of each part: `frozen`, `full` or `lora r=8 alpha=16`; ` on nf4` where it is quantised.
+
+    Reads plain values, so that a recipe of any version of vlmtool will do; a part that it does not name is left out.
+    """
+    return {part: _tuning(section) for part in PARTS if isinstance(section := recipe.get(part), Mapping)}
+
+
+def _tuning(section: Mapping[str, Any]) -> str:
+    lora, freeze = section.get("lora"), section.get("freeze")
+    if isinstance(lora, Mapping):
+        how = describe_lora(lora.get("r"), lora.get("alpha"))
+    elif "path" in section:  # a base stays as it is unless told otherwise; a projector is trained unless told otherwise
+        how = "full" if freeze is False else "frozen"
+    else:
+        how = "frozen" if freeze else "full"
+    return f"{how} on {section['quantization']}" if section.get("quantization") else how
+
+
+def describe_lora(r: Any, alpha: Any) -> str:
+    """`lora r=8 alpha=16`; recipes hold alpha as a float, which is a whole number nearly always."""
+    return f"lora r={r} alpha={int(alpha) if isinstance(alpha, float) and alpha.is_integer() else alpha}"
