@@ -3,6 +3,9 @@
 import io
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -65,8 +68,8 @@ def test_each_line_of_a_pipe_is_a_question(session, pictures, monkeypatch, capsy
 
 
 def test_an_error_ends_a_pipe(session, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("/image https://example.com/a.png\n"))
-    with pytest.raises(UsageError, match="not fetched"):
+    monkeypatch.setattr("sys.stdin", io.StringIO("/image ftp://example.com/a.png\n"))
+    with pytest.raises(UsageError, match="only http and https"):
         interact(session)
 
 
@@ -146,13 +149,30 @@ def test_a_folder_of_pictures_is_asked_about_one_by_one(folders, pictures, tmp_p
     assert capsys.readouterr().out.split() == out.splitlines()[3].split("\t")[1].split()
 
 
+def test_a_picture_from_an_address_is_as_good_as_its_file(folders, pictures, capsys):
+    here = partial(SimpleHTTPRequestHandler, directory=str(Path(pictures[0]).parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), here) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{Path(pictures[0]).name}"
+        arguments = ("--question", "What?", *ONE_SHOT)
+        assert run(folders.model, "--image", url, "--allow-local-urls", *arguments) == 0
+        fetched = capsys.readouterr().out
+        assert run(folders.model, "--image", f"{url}x", "--allow-local-urls", *arguments) == 1
+        assert "404" in capsys.readouterr().err
+        server.shutdown()
+    assert run(folders.model, "--image", pictures[0], *arguments) == 0
+    assert capsys.readouterr().out == fetched
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "no model"),
         (("/nope",), "no folder"),
         (("MODEL", "--image", "/nope.png"), "no such file"),
-        (("MODEL", "--image", "https://example.com/a.png"), "not fetched"),
+        (("MODEL", "--image", "ftp://example.com/a.png"), "only http and https"),
+        (("MODEL", "--image", "http://127.0.0.1/a.png"), "--allow-local-urls"),
+        (("MODEL", "--image", "https://example.com/a.png", "--image", "PICTURES", "--question", "What?"), "beside"),
         (("MODEL", "--image", "EMPTY", "--question", "What?"), "no picture"),
         (("MODEL", "--image", "PICTURES"), "one --question"),
         (("MODEL", "--image", "PICTURES", "--image", "PICTURE", "--question", "What?"), "beside"),

@@ -174,7 +174,7 @@ def test_bad_references(write_table, first, second, message):
         ("", "column 'image' of index 0: empty"),
         ("%%%", "not base64"),
         ("abcde", "not base64"),
-        (BASE64_OF_TEXT, "not a picture"),
+        (BASE64_OF_TEXT, "not a usable picture"),
         (as_base64(Image.effect_noise((64, 64), 50), "PNG")[:2000], "a damaged picture"),
     ],
 )

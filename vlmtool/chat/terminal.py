@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmtool.chat.session import ChatSession
+from vlmtool.data.remote_image import fetch_picture
 from vlmtool.utils.errors import UsageError, VlmtoolError, did_you_mean
-from vlmtool.utils.terminal import clean
+from vlmtool.utils.fetch import is_address
+from vlmtool.utils.terminal import clean, clean_line
 
 HELP = """\
-/image PATH   put a picture into the next question; several are possible
+/image PATH   put a picture into the next question, from a file or an http(s) address; several are possible
 /reset        forget the conversation
 /help         this text
 /exit         leave; Ctrl-D does too. Ctrl-C stops an answer."""
@@ -17,11 +19,12 @@ _COMMANDS = ("/image", "/reset", "/help", "/exit")
 _XTUNER_WORDS = {"EXIT": "/exit", "RESET": "/reset"}
 
 
-def interact(session: ChatSession, bot_name: str = "BOT", streams: bool = True) -> None:
+def interact(session: ChatSession, bot_name: str = "BOT", streams: bool = True, allow_local_urls: bool = False) -> None:
     """Read lines until the end of the input. On a pipe only answers are written to stdout, and an error ends the chat.
 
     Args:
         streams: show an answer while it grows, not when it is complete.
+        allow_local_urls: pictures may come from addresses inside the network.
     """
     is_terminal = sys.stdin.isatty()
     if is_terminal:
@@ -34,12 +37,12 @@ def interact(session: ChatSession, bot_name: str = "BOT", streams: bool = True) 
             if command == "/exit":
                 return
             if command is not None:
-                note = obey(session, command, line.partition(" ")[2])
+                note = obey(session, command, line.partition(" ")[2], allow_local_urls)
                 if is_terminal:
                     print(clean(note), file=sys.stderr)
             elif line:
                 if is_terminal:
-                    print(f"{clean(bot_name)}: ", end="", flush=True)
+                    print(f"{clean_line(bot_name)}: ", end="", flush=True)
                 say(session, line, streams)
         except KeyboardInterrupt:
             if not is_terminal:
@@ -80,32 +83,32 @@ def as_command(line: str) -> str | None:
     return None
 
 
-def obey(session: ChatSession, command: str, argument: str) -> str:
+def obey(session: ChatSession, command: str, argument: str, allow_local_urls: bool = False) -> str:
     """Do what a command says; what to tell about it comes back."""
     if command == "/help":
         return HELP
     if command == "/reset":
         session.reset()
         return "The conversation and its pictures are forgotten."
-    path = image_path(argument)
-    session.add_image(path)
-    return f"{Path(path).name} goes with the next question."
+    name = image_name(argument)
+    session.add_image(fetch_picture(name, allow_local_urls) if is_address(name) else name)
+    return f"{clean_line(name if is_address(name) else Path(name).name)} goes with the next question."
 
 
-def image_path(text: str) -> str:
-    """An absolute path from what people type and drop: quotes are taken off, `~` is the home folder.
+def image_name(text: str) -> str:
+    """An address, or an absolute path, from what people type and drop: quotes are taken off, `~` is the home folder.
 
     Raises:
-        UsageError: nothing, an address, or no file.
+        UsageError: nothing, or no file.
     """
-    path = text.strip().strip("'\"")
-    if not path:
+    name = text.strip().strip("'\"")
+    if not name:
         raise UsageError("/image needs the path of a picture.")
-    if path.startswith(("http://", "https://")):
-        raise UsageError(f"{path}: addresses are not fetched.\nDownload the picture and give its path.")
-    file = Path(path).expanduser().absolute()
+    if is_address(name):
+        return name
+    file = Path(name).expanduser().absolute()
     if not file.is_file():
-        raise UsageError(f"{path}: there is no such file.\nCheck the path.")
+        raise UsageError(f"{name}: there is no such file.\nCheck the path.")
     return str(file)
 
 

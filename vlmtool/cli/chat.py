@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmtool.utils.errors import DataError, UsageError
-from vlmtool.utils.terminal import clean
+from vlmtool.utils.fetch import is_address
+from vlmtool.utils.terminal import clean, clean_line
 
 if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
     from vlmtool.chat.generator import GenerationSettings, Generator
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -32,7 +35,10 @@ def chat(
     ] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option(help="A picture for the first question; may be given again. A folder: ask about each picture."),
+        typer.Option(
+            metavar="PATH|URL|DIR",
+            help="A picture for the first question; may be given again. A folder: ask about each picture.",
+        ),
     ] = None,
     question: Annotated[
         list[str] | None, typer.Option(help="Ask this and print the answer only; given again, the next turn.")
@@ -57,6 +63,12 @@ def chat(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that the LLM's checkpoint brings along.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where an adapter was trained on another base, if its shapes fit.")
+    ] = False,
+    allow_local_urls: Annotated[
+        bool, typer.Option("--allow-local-urls", help="Fetch pictures also from addresses inside this network.")
+    ] = False,
 ) -> None:
     """Talk to a model about pictures.
 
@@ -68,8 +80,9 @@ def chat(
     parts: dict[str, Any] = dict(
         model=model, llava=llava, adapter=adapter, visual_encoder=visual_encoder, torch_dtype=torch_dtype,
         visual_select_layer=visual_select_layer, prompt_template=prompt_template, bits=bits, device=device,
-        offload_folder=offload_folder, trust_remote_code=trust_remote_code,
+        offload_folder=offload_folder, trust_remote_code=trust_remote_code, force=force,
     )  # fmt: skip
+    pictures = _fetched(images, allow_local_urls)
     from vlmtool.chat.load import load_chat_model
 
     with contextlib.redirect_stdout(sys.stderr):  # whatever libraries print, stdout is the answers'
@@ -86,12 +99,12 @@ def chat(
     from vlmtool.chat.terminal import interact, say
 
     session = ChatSession(generator, settings, system)
-    for path in images:
-        session.add_image(path)
+    for picture in pictures:
+        session.add_image(picture)
     for text in questions:
         say(session, text, not no_streamer)
     if not questions:
-        interact(session, bot_name, not no_streamer)
+        interact(session, bot_name, not no_streamer, allow_local_urls)
 
 
 def _check(
@@ -108,23 +121,30 @@ def _check(
         raise UsageError(f"--image {folder} is a folder: ask one --question about each of its pictures.")
 
 
-def _pictures(paths: list[str]) -> tuple[Path | None, list[str]]:
-    """The folder of pictures, if one was given, and the picture files."""
-    for name in paths:
-        if name.startswith(("http://", "https://")):
-            raise UsageError(f"--image {name}: addresses are not fetched. Download the picture and give its path.")
-        if not Path(name).expanduser().exists():
+def _pictures(names: list[str]) -> tuple[Path | None, list[str]]:
+    """The folder of pictures, if one was given, and the picture files and addresses."""
+    for name in names:
+        if not is_address(name) and not Path(name).expanduser().exists():
             raise UsageError(f"--image {name}: there is no such file. Check the path.")
-    found = [Path(name).expanduser().absolute() for name in paths]
-    folder = next((path for path in found if path.is_dir()), None)
+    found = [name if is_address(name) else str(Path(name).expanduser().absolute()) for name in names]
+    folder = next((Path(name) for name in found if not is_address(name) and Path(name).is_dir()), None)
     if folder is None:
-        return None, [str(path) for path in found]
+        return None, found
     if len(found) > 1:
         raise UsageError(f"--image {folder} is a folder: it cannot stand beside other pictures.")
     files = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
     if not files:
         raise UsageError(f"--image {folder}: there is no picture in this folder ({', '.join(_PICTURES)}).")
     return folder, files
+
+
+def _fetched(names: list[str], allow_local: bool) -> list[str | PILImage.Image]:
+    """The same with pictures in place of addresses: one that does not answer is told before a model is loaded."""
+    if not any(map(is_address, names)):
+        return list(names)
+    from vlmtool.data.remote_image import fetch_picture
+
+    return [fetch_picture(name, allow_local) if is_address(name) else name for name in names]
 
 
 def _ask_about_each(
@@ -148,12 +168,12 @@ def _ask_about_each(
             try:
                 picture = open_picture(Path(file))
             except DataError as error:
-                typer.echo(clean(f"Warning: {error}".splitlines()[0]), err=True)
+                typer.echo(clean(f"Warning: {str(error).splitlines()[0]}"), err=True)
                 broken += 1
                 continue
             requests.append(Request((*head, user(Image(picture), "\n", question))))
             names.append(Path(file).name)
         for name, answer in zip(names, generator.generate(requests, settings), strict=True):
-            print(clean(f"{name}\t{' '.join(answer.split())}"), flush=True)
+            print(f"{clean_line(name)}\t{clean(' '.join(answer.split()))}", flush=True)
     if broken:
         raise DataError(f"{folder}: {broken} of {len(files)} pictures cannot be read; the others are answered.")

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ImageFile, ImageOps
 from torch import Tensor
 from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from vlmtool.data.conversation import Image
+from vlmtool.data.picture_file import check_size, open_header
 from vlmtool.utils.errors import CheckpointError, DataError
+from vlmtool.utils.remote_code import needs_remote_code
 
+MAX_INPUT = 4096  # pixels on a side of what an encoder gets: ten times what the largest take
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a cut JPEG is an error, not a grey picture
 
 
@@ -51,16 +55,19 @@ class ImageTransform:
         return self.processor(pictures, return_tensors="pt")["pixel_values"]
 
     def open(self, image: Image) -> PILImage.Image:
-        """The picture, upright and in RGB.
+        """The picture, upright and in RGB. Links in the image folder are followed; addresses are not.
 
         Raises:
-            DataError: it is missing or broken.
+            DataError: it is missing, broken or too large.
         """
         if isinstance(image.source, PILImage.Image):
             try:
+                check_size(image.source.size)
                 return to_rgb(image.source)
-            except ValueError as error:
+            except (OSError, ValueError, SyntaxError) as error:
                 raise DataError(f"The picture cannot be used: {error}.") from error
+        if "://" in image.source:
+            raise DataError(f"{image.source}: addresses are not fetched.\nDownload the image and give its path.")
         return open_picture(self.image_folder / image.source)
 
     def background(self) -> tuple[int, ...]:
@@ -72,9 +79,19 @@ def open_picture(path: Path) -> PILImage.Image:
     """A picture file, upright and in RGB.
 
     Raises:
-        DataError: it is missing or broken.
+        DataError: it is missing, broken or too large.
     """
-    with _readable(path) as picture:
+    with _readable(path, str(path)) as picture:
+        return to_rgb(ImageOps.exif_transpose(picture))
+
+
+def read_picture(content: bytes, name: str) -> PILImage.Image:
+    """The same of a picture file that was read already; `name` is what errors call it.
+
+    Raises:
+        DataError: it is broken or too large.
+    """
+    with _readable(BytesIO(content), name) as picture:
         return to_rgb(ImageOps.exif_transpose(picture))
 
 
@@ -82,22 +99,22 @@ def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as the file's header gives them, before it is turned upright; nothing is decoded.
 
     Raises:
-        DataError: it is missing, or its header is broken.
+        DataError: it is missing or too large, or its header is broken.
     """
-    with _readable(path) as picture:
+    with _readable(path, str(path)) as picture:
         return picture.size
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[PILImage.Image]:
+def _readable(file: Path | BytesIO, name: str) -> Iterator[PILImage.Image]:
     """The opened file; what goes wrong while it is open is about the file."""
     try:
-        with PILImage.open(path) as picture:
+        with open_header(file) as picture:
             yield picture
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such image.\nCheck data.image_folder and the records' paths.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise DataError(f"{path}: the image cannot be read: {error}\nReplace the file or drop its records.") from error
+        raise DataError(f"{name}: there is no such image.\nCheck data.image_folder and the records' paths.") from error
+    except (OSError, ValueError, SyntaxError, EOFError, PILImage.DecompressionBombError) as error:
+        raise DataError(f"{name}: the image cannot be read: {error}\nReplace the file or drop its records.") from error
 
 
 def to_rgb(picture: PILImage.Image) -> PILImage.Image:
@@ -125,14 +142,33 @@ def square(picture: PILImage.Image, background: tuple[int, ...]) -> PILImage.Ima
 
 
 def load_image_processor(path: Path) -> BaseImageProcessor:
-    """The image processor of an encoder's folder, in its PIL form.
+    """The image processor of an encoder's folder, in its PIL form; code that the folder brings is never run.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, it is code of the folder's own, or it makes pictures of any size.
     """
+    processor = _read_processor(path)
+    for name in ("size", "crop_size"):
+        given = getattr(processor, name, None) or {}
+        for key in ("height", "width", "shortest_edge"):
+            if (given.get(key) or 0) > MAX_INPUT:
+                raise CheckpointError(
+                    f"{path}: its image processor makes pictures of {given.get(key):,} pixels, {MAX_INPUT:,} are the "
+                    f"limit.\nCorrect {name} in preprocessor_config.json."
+                )
+    return processor
+
+
+def _read_processor(path: Path) -> BaseImageProcessor:
     try:
-        return AutoImageProcessor.from_pretrained(path, backend="pil")
+        # False, not None: with None transformers asks at the terminal, and runs the code on "y".
+        return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if needs_remote_code(error):
+            raise CheckpointError(
+                f"{path}: its image processor needs code of its own, which vlmtool does not run.\n"
+                "Use an encoder with an image processor of transformers."
+            ) from error
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"{path}: its image processor cannot be loaded: {reason}\nIs preprocessor_config.json there?"

@@ -6,6 +6,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.remote_code import ALLOW, needs_remote_code
 
 IMAGE_TAG = "<image>"
 
@@ -17,11 +18,17 @@ def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTok
     embeddings stand in its place. So the LLM's weights stay as they are.
 
     Raises:
-        CheckpointError: there is no tokenizer, or it gives no character offsets (needed to mark answers).
+        CheckpointError: there is no tokenizer, it gives no character offsets (needed to mark answers), or it needs code
+            of its own that was not allowed.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        if needs_remote_code(error):
+            raise CheckpointError(
+                f"{path}: its tokenizer needs code of its own, which was not run.\n"
+                f"Use a checkpoint with a tokenizer of transformers, or allow the code: {ALLOW}."
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {reason}\nIs tokenizer.json there?") from error
     if not tokenizer.is_fast:

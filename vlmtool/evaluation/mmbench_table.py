@@ -121,14 +121,21 @@ def _indices(table: TsvTable) -> list[int]:
 def _follow_references(table: TsvTable, indices: Sequence[int]) -> list[str]:
     """Each row's base64 cell; a cell that holds a number refers to the row with that index, any number of times."""
     by_index = dict(zip(indices, table.rows, strict=True))
-    return [_follow(table.path, row, index, by_index) for index, row in by_index.items()]
+    found: dict[int, str] = {}
+    for index, row in by_index.items():
+        found |= _follow(table.path, row, index, by_index, found)
+    return [found[index] for index in indices]
 
 
-def _follow(path: Path, row: TsvRow, index: int, by_index: dict[int, TsvRow]) -> str:
-    seen = [index]
+def _follow(path: Path, row: TsvRow, index: int, by_index: dict[int, TsvRow], found: dict[int, str]) -> dict[int, str]:
+    """The cell at the end, for each index on the way there; it ends early at one of `found`."""
+    seen = {index: row}
     cell = row.cells.get("image", "").strip()
     while _NUMBER.fullmatch(cell):
         target = int(cell.split(".")[0])
+        if target in found:
+            cell = found[target]
+            break
         if target in seen:
             raise DataError(
                 f"{path}:{row.line}: column 'image' of index {index} refers in a circle: "
@@ -139,9 +146,9 @@ def _follow(path: Path, row: TsvRow, index: int, by_index: dict[int, TsvRow]) ->
                 f"{path}:{row.line}: column 'image' of index {index} refers to index {target}, which the file does not "
                 "have. Add that row, or put the picture itself into the cell as base64."
             )
-        seen.append(target)
-        cell = by_index[target].cells.get("image", "").strip()
-    return cell
+        seen[target] = by_index[target]
+        cell = seen[target].cells.get("image", "").strip()
+    return dict.fromkeys(seen, cell)
 
 
 def _row(path: Path, row: TsvRow, index: int, letters: Sequence[str], picture: str) -> Row:

@@ -6,6 +6,8 @@ import io
 
 from PIL import Image as PILImage
 
+from vlmtool.data.picture_file import open_header
+
 
 class PictureError(ValueError):
     """Not a picture; the message is half a sentence that the caller completes with the place."""
@@ -27,12 +29,12 @@ def open_picture(data: bytes) -> PILImage.Image:
     """Open a picture file without decoding it: its size is known, its pixels are read when needed.
 
     Raises:
-        PictureError: no known picture format.
+        PictureError: no picture of a known format, or one that is too large.
     """
     try:
-        return PILImage.open(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise PictureError(f"not a picture ({str(error).split('<')[0].strip()})") from error
+        return open_header(io.BytesIO(data))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PictureError(f"not a usable picture ({error})") from error
 
 
 def decode_picture(picture: PILImage.Image) -> PILImage.Image:

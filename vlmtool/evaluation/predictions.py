@@ -12,6 +12,7 @@ from vlmtool.evaluation.xlsx import read_xlsx
 from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.files import sync, write_text
 
+_COLUMNS = ("index", "prediction")
 _FORMATS = (".jsonl", ".tsv", ".xlsx")
 _INDEX = re.compile(r"\s*([0-9]{1,18})(?:\.0+)?\s*")
 
@@ -28,7 +29,7 @@ def read_predictions(path: Path) -> dict[int, str]:
     predictions: dict[int, str] = {}
     lines: dict[int, int] = {}
     for line, cells in _entries(path):
-        for name in ("index", "prediction"):
+        for name in _COLUMNS:
             if name not in cells:
                 raise DataError(f"{path}:{line}: no '{name}'. Each line needs 'index' and 'prediction'.")
         index, text = _index(path, line, cells["index"]), _text(path, line, cells["prediction"])
@@ -44,7 +45,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.suffix == ".tsv":
         yield from ((row.line, row.cells) for row in read_tsv(path).rows)
     elif path.suffix == ".xlsx":
-        yield from read_xlsx(path)[1]
+        yield from read_xlsx(path, _COLUMNS)
     else:
         yield from _json_lines(path)
 
@@ -55,7 +56,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             continue
         try:
             entry = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not JSON ({error}). Each line is one JSON object.") from error
         if not isinstance(entry, dict):
             raise DataError(f'{path}:{number}: not a JSON object. Write {{"index": 5, "prediction": "A"}}.')

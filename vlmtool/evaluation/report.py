@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from vlmtool.evaluation.benchmark import Benchmark, Scores
 from vlmtool.evaluation.page import write_page
 from vlmtool.utils.files import write_json, write_text
-from vlmtool.utils.terminal import clean, err, out
+from vlmtool.utils.terminal import clean, clean_line, err, out
 
 METRICS_FILE = "metrics.json"
 
@@ -52,19 +53,20 @@ def _print(benchmark: Benchmark, scores: Scores, folder: Path, submission: Path)
         if scores.splits:
             console.print(_table(benchmark, "all splits", scores.scores))
     else:
-        console.print(f"The data has no answers: no score. Hand in {submission}", markup=False)
-    console.print(f"Extractor: {benchmark.extractor}. Results: {folder}", markup=False)
+        console.print(clean(f"The data has no answers: no score. Hand in {submission}"), markup=False)
+    console.print(clean(f"Extractor: {benchmark.extractor}. Results: {folder}"), markup=False)
 
 
 def _table(benchmark: Benchmark, split: str, values: Mapping[str, Mapping[str, float]]) -> Table:
     """Scores in percent, one column per way of scoring."""
     title = f"{benchmark.name} · {benchmark.data_path.name}" + (f" · {split}" if split else "")
-    table = Table(title=clean(title).replace("[", r"\["))
+    # Text, not str: names of categories and files are not rich's markup, whatever brackets they hold.
+    table = Table(title=Text(clean_line(title)))
     table.add_column("", overflow="fold")
     for way in values:
         table.add_column(way, justify="right")
     names = dict.fromkeys(name for scores in values.values() for name in scores)
     for name in names:
         cells = [f"{100 * scores[name]:.1f}" if name in scores else "–" for scores in values.values()]
-        table.add_row(clean(name).replace("[", r"\["), *cells, end_section=name == "Overall")
+        table.add_row(Text(clean_line(name)), *cells, end_section=name == "Overall")
     return table

@@ -16,7 +16,7 @@ from vlmtool.evaluation.pictures import decode_picture
 from vlmtool.evaluation.predictions import Answer, AnswerStore
 from vlmtool.utils.distributed import barrier, is_main, rank, world_size
 from vlmtool.utils.errors import VlmtoolError
-from vlmtool.utils.terminal import err, track
+from vlmtool.utils.terminal import clean, err, track
 
 
 class Generator(Protocol):
@@ -68,9 +68,8 @@ def answer_all(
         known = store.settled(keys)
     pending = [sample for sample in samples if sample.index not in known]
     if known and is_main():
-        err().print(
-            f"{len(known)} of {len(samples)} answers are at hand in {folder}; {len(pending)} to go.", markup=False
-        )
+        at_hand = f"{len(known)} of {len(samples)} answers are at hand in {folder}; {len(pending)} to go."
+        err().print(clean(at_hand), markup=False)
     batches = _batches(benchmark, generator, pending, batch_size)[rank() :: world_size()]
     target = store.path if world_size() == 1 else store.rank_path(rank())
     answered = _answer(benchmark, generator, settings, batches, store, target, keys)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from vlmtool.models.complete import check_complete
+from vlmtool.models.pickled import check_pickled_weights
 from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.remote_code import ALLOW, hub_kernel, needs_remote_code
 
 
 def load_llm(
@@ -27,29 +31,47 @@ def load_llm(
         quantization: None, "nf4" (double quantisation; QLoRA, arXiv 2305.14314) or "int8".
 
     Raises:
-        CheckpointError: the folder is damaged, or needs remote code that was not allowed.
+        CheckpointError: the folder is damaged, incomplete or unsafe, is an adapter, or needs remote code that was not
+            allowed.
     """
+    _check_folder(path, trust_remote_code)
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if quantization:
         arguments["quantization_config"] = quantization_config(quantization, dtype)
         arguments["device_map"] = {"": str(device)}
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        model, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
         raise CheckpointError(load_failure(path, error)) from error
+    check_complete(path, loading["missing_keys"])
     if quantization:
         keep_gradients_on_cpu(model)
         return model
     return model.to(device)
 
 
+def _check_folder(path: Path, trust_remote_code: bool) -> None:
+    """Refuse what transformers does without asking: load another model instead of this one, fetch code from the hub."""
+    if (path / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{path}: holds adapter_config.json: it is an adapter, and would bring the base that it names.\n"
+            "Give the base, and the adapter beside it; or merge the two: vlmtool convert merge BASE ADAPTER SAVE_PATH."
+        )
+    check_pickled_weights(path)
+    if not trust_remote_code and (kernel := hub_kernel(path)) is not None:
+        raise CheckpointError(
+            f"{path}: its config.json asks for code from the hub, '{kernel}', which was not run.\n"
+            f"Take that implementation out of config.json, or allow the code: {ALLOW}."
+        )
+
+
 def load_failure(path: Path, error: BaseException) -> str:
-    """Two lines on why transformers could not load the part at `path`."""
+    """Why transformers could not load the part at `path`, and what to do."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "remote code" in str(error) or "trust_remote_code" in str(error):
+    if needs_remote_code(error):
         return (
-            f"{path}: this checkpoint needs code of its own to load, which vlmtool does not run.\n"
-            "Use a checkpoint of a native transformers class, or allow it: --set runtime.trust_remote_code=True."
+            f"{path}: this checkpoint needs code of its own to load, which was not run.\n"
+            f"Use a checkpoint of a native transformers class, or allow the code: {ALLOW}."
         )
     return f"{path}: the part cannot be loaded: {reason}\nIs the folder whole (config.json and all its weight files)?"
 

@@ -1,10 +1,10 @@
 """`vlmtool.json`: what a model folder is made of, where it comes from, and how to use it."""
 
 import json
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from vlmtool.models.fingerprint import Identity, file_hashes, remember
 from vlmtool.utils.errors import CheckpointError
@@ -12,6 +12,17 @@ from vlmtool.utils.files import write_json
 
 FILE_NAME = "vlmtool.json"
 FORMAT = 1
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or not name.isprintable():
+        raise ValueError(f"{name!r} is no sub-folder")
+    return name
+
+
+# A manifest may come from anywhere: what it names is looked for inside its own folder only.
+SubFolder = Annotated[str, AfterValidator(_inside)]
 
 
 class _Entry(BaseModel):
@@ -34,9 +45,9 @@ class Part(_Entry):
     """Hash of the base's weights."""
     config_sha256: str = ""
     """Hash of what the base's config.json says; `fingerprint.Identity` tells why."""
-    adapter: str | None = None
+    adapter: SubFolder | None = None
     """Sub-folder with a peft adapter."""
-    weights: str | None = None
+    weights: SubFolder | None = None
     """Sub-folder with the whole part; then the base is not needed."""
     merged: tuple[MergedAdapter, ...] = ()
 
@@ -68,7 +79,7 @@ class Manifest(_Entry):
     format: int = FORMAT
     llm: Part
     vision_encoder: EncoderPart
-    projector: str = "projector"
+    projector: SubFolder = "projector"
     """Sub-folder of the projector."""
     projector_config: dict[str, Any] = {}
     """{type, vision_hidden_size, llm_hidden_size, options}."""
@@ -173,7 +184,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{file}: not readable as JSON: {error}\nWrite the folder again: `vlmtool convert`."
         ) from error
@@ -187,7 +198,7 @@ def _parse(cls: type[M], content: dict[str, Any], folder: Path) -> M:
         return cls.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key, what = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
         raise CheckpointError(
-            f"{folder / FILE_NAME}: '{key}': {first['msg']}.\nWrite the folder again: `vlmtool convert`."
+            f"{folder / FILE_NAME}: '{key}': {what}.\nWrite the folder again: `vlmtool convert`."
         ) from error

@@ -11,23 +11,36 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-# Controls but tab and newline, and whole CSI / OSC sequences: text of users and files must not steer a terminal.
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Whole sequences first, so that their remains do not show: CSI, and the strings OSC, DCS, SOS, PM and APC that end on
+# their line. Then every control left, but tab and newline: without ESC and its 8-bit forms nothing else is a sequence,
+# so a text that is cleaned piece by piece is as safe. The bidirectional overrides and isolates go too: they make a path
+# or a command read differently than it is.
+_CONTROL = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # of file names that are not UTF-8: no terminal takes it
 
 
 def clean(text: str) -> str:
-    """`text` without terminal control sequences."""
-    return _CONTROL.sub("", text)
+    """`text` of a user, a file or a model, without anything that steers a terminal. Its lines stay lines."""
+    return _LONE_SURROGATE.sub("\ufffd", _CONTROL.sub("", text))
+
+
+def clean_line(text: str) -> str:
+    """The same for a name inside a line: it cannot begin a line of its own, or a further column."""
+    return clean(text).replace("\n", " ").replace("\t", " ")
 
 
 def out() -> Console:
     """Console for results (stdout)."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, emoji=False, soft_wrap=True)
 
 
 def err() -> Console:
     """Console for progress and errors (stderr)."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def progress(*columns: TextColumn) -> Progress:

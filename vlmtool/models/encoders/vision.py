@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
 
+from vlmtool.models.complete import check_complete
+from vlmtool.models.pickled import check_pickled_weights
 from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.utils.remote_code import hub_kernel, needs_remote_code
 
 # model_type in config.json → class. A checkpoint of the whole CLIP or SigLIP gives its vision half.
 VISION_CLASSES: dict[str, type[PreTrainedModel]] = {
@@ -19,7 +22,7 @@ VISION_CLASSES: dict[str, type[PreTrainedModel]] = {
 
 def vision_config(path: Path) -> PreTrainedConfig:
     """Config of the vision half of a checkpoint."""
-    config = AutoConfig.from_pretrained(path)
+    config = read_config(path)
     return getattr(config, "vision_config", config)
 
 
@@ -29,14 +32,39 @@ def vision_class(path: Path) -> type[PreTrainedModel]:
     Raises:
         UsageError: none of ours does.
     """
-    model_type = AutoConfig.from_pretrained(path).model_type
+    model_type = read_config(path).model_type
     if model_type not in VISION_CLASSES:
-        known = ", ".join(sorted({c.__name__ for c in VISION_CLASSES.values()}))
         raise UsageError(
             f"{path}: a '{model_type}' is not an image encoder that vlmtool knows."
-            f"{did_you_mean(model_type, VISION_CLASSES)}\nKnown: {known}."
+            f"{did_you_mean(model_type, VISION_CLASSES)}\nKnown: {_known()}."
         )
     return VISION_CLASSES[model_type]
+
+
+def read_config(path: Path) -> PreTrainedConfig:
+    """Config of a checkpoint; code that it brings is never run, since only classes of transformers serve as encoders.
+
+    Raises:
+        UsageError: it needs such code.
+    """
+    if (kernel := hub_kernel(path)) is not None:
+        raise UsageError(
+            f"{path}: its config.json asks for code from the hub, '{kernel}', which vlmtool does not run.\n"
+            "Take that implementation out of config.json."
+        )
+    try:
+        # False, not None: with None transformers asks at the terminal, and runs the code on "y".
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except ValueError as error:
+        if needs_remote_code(error):
+            raise UsageError(
+                f"{path}: this image encoder needs code of its own, which vlmtool does not run.\nKnown: {_known()}."
+            ) from error
+        raise
+
+
+def _known() -> str:
+    return ", ".join(sorted({c.__name__ for c in VISION_CLASSES.values()}))
 
 
 def has_cls_token(config: PreTrainedConfig) -> bool:
@@ -97,5 +125,15 @@ def keep_blocks(model: PreTrainedModel, select_layer: int) -> int:
 
 
 def load_vision_model(path: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-    """The vision half of a checkpoint, with all its blocks, in eval mode."""
-    return vision_class(path).from_pretrained(path, config=vision_config(path), dtype=dtype)
+    """The vision half of a checkpoint, with all its blocks, in eval mode.
+
+    Raises:
+        UsageError: not an encoder that vlmtool knows.
+        CheckpointError: weights are missing, or ask for more than tensors.
+    """
+    check_pickled_weights(path)
+    model, loading = vision_class(path).from_pretrained(
+        path, config=vision_config(path), dtype=dtype, output_loading_info=True
+    )
+    check_complete(path, loading["missing_keys"])
+    return model

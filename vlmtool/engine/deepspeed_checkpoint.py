@@ -1,0 +1,47 @@
+"""DeepSpeed's checkpoint files, read safely and written whole. DeepSpeed itself unpickles whatever stands in them.
+
+`engine.checkpoint_engine = SafeCheckpointEngine()` after `deepspeed.initialize` puts it in place.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+
+from vlmtool.models.checkpoint import safe_load
+from vlmtool.utils.files import atomic_path
+
+# What the optimiser shards of ZeRO hold beside tensors and plain values.
+ALLOWED = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (ZeroStageEnum, LossScaler, fragment_address)}
+
+
+class SafeCheckpointEngine(CheckpointEngine):
+    """How a DeepSpeed engine reads and writes the files of its checkpoints."""
+
+    def __init__(self, config_params: Any = None) -> None:
+        super().__init__(config_params)
+        self.name = type(self).__name__
+
+    def create(self, info: CheckpointCommitInfo) -> None:
+        """Nothing is prepared: each file appears whole, by itself."""
+
+    def save(self, state_dict: dict[str, Any], path: str) -> None:
+        """Write one file whole or not at all, flushed to disk."""
+        with atomic_path(path) as temporary:
+            torch.save(state_dict, temporary)
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Read one file.
+
+        Raises:
+            CheckpointError: it is damaged, or asks for more than tensors, plain values and `ALLOWED`.
+        """
+        return safe_load(Path(path), ALLOWED, map_location)
+
+    def commit(self, info: CheckpointCommitInfo) -> bool:
+        """Every file is on disk already."""
+        return True
