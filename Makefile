@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # JOBS test processes share the cores: one thread each, and nothing from the network.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test check soak bench clean
+.PHONY: help setup demo test nightly check soak bench clean
 
 help:
 	@echo "make setup   a .venv with everything"
 	@echo "make demo    train, convert, merge, ask and score a small model (ARGS='--work-dir D --seed N')"
 	@echo "make test    the tests (ARGS='tests/cli -k name')"
+	@echo "make nightly the fuzz tests on 12,000 random inputs (SEED=N replays a run, VLMTOOL_FUZZ=N for N inputs)"
 	@echo "make check   ruff and mypy"
 	@echo "make soak    the long tests;  make bench  the benchmarks;  make clean  remove what these made"
 
@@ -42,6 +43,13 @@ demo: setup
 
 test: setup
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak and not gpu and not network" $(ARGS)
+
+# Inputs differ from night to night; the seed, which stands first, gives the same ones again.
+nightly: SEED := $(or $(SEED),$(shell date +%s))
+nightly: setup
+	@echo "make nightly SEED=$(SEED)"
+	VLMTOOL_FUZZ=$${VLMTOOL_FUZZ:-12000} $(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/fuzz \
+	  --hypothesis-seed=$(SEED) $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ REQUIRES = [
     "numpy>=1.26",
     "pandas>=2.2",
     "pillow>=10",
+    "psutil>=5.9",
     "pyarrow>=15",
     "pydantic>=2.7",
     "safetensors>=0.4.3",

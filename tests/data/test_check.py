@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from vlmtool.data.check import CheckReport, check_data
+from vlmtool.data import check as check_module
+from vlmtool.data.check import check_data
+from vlmtool.data.check_record import Prompting
+from vlmtool.data.check_report import DEFECTS, CheckReport
+from vlmtool.data.formats import json_stream
 from vlmtool.data.templates.library import find_template, parse_template
 from vlmtool.utils.errors import UsageError
 
@@ -22,8 +26,8 @@ def check(tokenizer, tmp_path, picture):
     picture("good.png")
 
     def run(*paths, template=None, **options) -> CheckReport:
-        template = template or find_template("vicuna", None)
-        return check_data(paths, tmp_path / "images", tokenizer, template, 4, MAX_LENGTH, **options)
+        prompting = Prompting(tokenizer, template or find_template("vicuna", None), 4, MAX_LENGTH)
+        return check_data(paths, tmp_path / "images", prompting, **options)
 
     return run
 
@@ -131,11 +135,14 @@ def test_a_held_out_record_that_is_in_training_is_found(check, write_records):
     assert finding.detail == f"same images and turns as {training}:1"
 
 
-def test_an_array_that_is_cut_is_one_finding(check, tmp_path):
+def test_an_array_that_is_cut_is_one_finding_and_what_stands_before_it_is_checked(check, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([record("a"), record("b")])[:-20])
-    [finding] = check(path).findings
-    assert (finding.kind, finding.origin) == ("json", str(path))
+    report = check(path)
+    [finding] = report.findings
+    assert report.num_samples == 1
+    assert (finding.kind, finding.origin) == ("file", str(path))
+    assert "Expecting" in finding.detail and "after record 1" in finding.detail
 
 
 def test_a_file_that_is_not_there_is_known_before_work_starts(check, tmp_path):
@@ -174,3 +181,87 @@ def test_percentiles_are_lengths_that_occur():
     report = CheckReport(lengths=list(range(100, 0, -1)))
     assert [report.length_at(share) for share in (0.0, 0.01, 0.5, 0.9, 0.99, 1)] == [1, 1, 50, 90, 99, 100]
     assert CheckReport().length_at(0.5) == 0
+
+
+@pytest.fixture
+def many(write_records, picture):
+    """Records of every kind, defects among them, in a file of several blocks."""
+    picture("broken.png").write_bytes(b"no picture")
+    kinds = [
+        lambda n: record(f"s{n}", answer=f"Yes, {n}."),
+        lambda n: record(f"s{n}", question=f"{n}?", image=None),
+        lambda n: record(f"s{n - 2}", answer=f"No, {n}."),
+        lambda n: {"id": f"s{n}"},
+        lambda n: "{",
+        lambda n: record(f"s{n}", image=f"absent{n % 7}.png"),
+        lambda n: record(f"s{n}", answer=f"{n} {LONG}"),
+        lambda n: record(f"s{n}", image="broken.png"),
+        lambda n: record("twin"),
+    ]
+    return write_records([kinds[n % len(kinds)](n) for n in range(900)])
+
+
+@pytest.mark.slow
+def test_many_processes_report_what_one_does(check, many, write_records, monkeypatch):
+    held_out = write_records([record("a"), record("twin"), "["], "val.jsonl")
+    monkeypatch.setattr(check_module, "read_blocks", lambda path: json_stream.read_blocks(path, 4096))
+    one, three = (check(many, held_out, num_workers=n) for n in (1, 3))
+    assert one == three
+    assert {f.kind for f in one.findings} > {"json", "form", "missing_image", "broken_image", "cut_answer"}
+    assert one.counts["duplicate_id"] > 100 and one.counts["duplicate_record"] > 100
+
+
+def test_only_so_many_places_are_kept_but_all_are_counted(check, many):
+    every, some = check(many), check(many, places=3)
+    assert some.counts == every.counts and every.counts["missing_image"] == 100
+    assert all(len(group) == 3 for group in some.by_kind().values())
+    assert [f for f in some.findings if f.kind == "form"] == [f for f in every.findings if f.kind == "form"][:3]
+
+
+def test_each_image_is_opened_once(check, many, monkeypatch):
+    opened = []
+    monkeypatch.setattr("vlmtool.data.check_record.picture_size", lambda path: opened.append(path.name))
+    check(many)
+    assert sorted(opened) == ["broken.png", "good.png"]
+
+
+def test_an_image_first_used_by_a_record_of_the_wrong_form_is_still_looked_at(check, write_records):
+    lines = [{"id": "a", "image": "absent.png"}, record("b", image="absent.png")]
+    assert found(check(write_records(lines))) == {("form", 1, "a"), ("missing_image", 2, "b")}
+
+
+def test_a_name_that_no_system_takes_is_a_defect(check, write_records):
+    report = check(write_records([record("a", image="x" * 300 + ".png"), record("b", image="a\0b.png")]))
+    assert found(report) == {("broken_image", 1, "a"), ("missing_image", 2, "b")}
+
+
+def test_without_a_tokenizer_records_and_images_are_checked(tmp_path, picture, write_records):
+    picture("good.png")
+    report = check_data([write_records([record("a"), record("b", image="absent.png")])], tmp_path / "images", None)
+    assert found(report) == {("missing_image", 2, "b")}
+    assert (report.num_samples, report.lengths) == (1, [])
+
+
+def test_samples_are_counted_by_file(check, write_records):
+    files = [write_records([record(n) for n in range(count)], f"{count}.jsonl") for count in (3, 2)]
+    assert check(*files).samples_of == {str(files[0]): 3, str(files[1]): 2}
+
+
+def test_a_training_that_skips_bad_samples_is_only_warned_of_few(check, write_records):
+    lines = [record(n, answer=f"{n}") for n in range(9)] + [record("bad", image="absent.png")]
+    assert check(write_records(lines)).has_errors
+    assert check(write_records(lines), max_bad_share=0.05).has_errors
+    report = check(write_records(lines), max_bad_share=0.1)
+    assert not report.has_errors and report.level_of("missing_image") == "warning"
+
+
+def test_what_ends_a_file_is_never_skipped(check, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([record("a"), record("b")])[:-1])
+    assert check(path, max_bad_share=1.0).has_errors
+
+
+def test_every_kind_has_a_level_a_title_and_a_remedy():
+    assert all(d.level in ("error", "warning") and d.title and d.remedy for d in DEFECTS.values())
+    levels = [defect.level for defect in DEFECTS.values()]
+    assert levels == sorted(levels)  # errors stand first

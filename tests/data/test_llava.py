@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vlmtool.data.conversation import Image, Message, assistant, user
-from vlmtool.data.formats.llava import RecordError, parse_record, read_conversations, read_records
+from vlmtool.data.formats.llava import RecordError, image_paths, parse_record, read_conversations
 from vlmtool.utils.errors import DataError, UsageError
 
 
@@ -110,44 +110,51 @@ def test_a_record_of_the_wrong_form_is_refused_with_its_place(entry, message):
     assert caught.value.kind == "form"
 
 
-RECORDS = [record("Q", "A", id="one"), record("Q2", "A2\u2028 é", id="two")]
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "BOM"])
-def test_an_array_and_lines_give_the_same(tmp_path, newline, mark):
+def test_conversations_of_an_array_and_of_lines_are_the_same(tmp_path):
+    records = [record("Q", "A", id="one"), record("Q2", "A2\u2028 é", id="two")]
     array, lines = tmp_path / "a.json", tmp_path / "b.jsonl"
-    array.write_text(mark + " " + json.dumps(RECORDS, ensure_ascii=False), encoding="utf-8")
-    text = newline.join(json.dumps(entry, ensure_ascii=False) for entry in RECORDS)
-    lines.write_bytes((mark + text).encode())
+    array.write_text(json.dumps(records))
+    lines.write_text("\n".join(map(json.dumps, records)))
     from_array, from_lines = ([(c.id, c.messages) for c in read_conversations(path)] for path in (array, lines))
     assert from_array == from_lines
     assert [name for name, _ in from_lines] == ["one", "two"]
 
 
-def test_places_are_lines_or_records_from_one(write_records, tmp_path):
-    lines = write_records([RECORDS[0], "", RECORDS[1]])
-    assert [origin for origin, _, _ in read_records(lines)] == [f"{lines}:1", f"{lines}:3"]
-    array = tmp_path / "a.json"
-    array.write_text(json.dumps(RECORDS))
-    assert [origin for origin, _, _ in read_records(array)] == [f"{array}: record 1", f"{array}: record 2"]
+def test_the_first_broken_record_raises(write_records):
+    conversations = read_conversations(write_records([record("Q", "A"), "{", record("Q", "A")]))
+    assert next(conversations).id == "1"
+    with pytest.raises(DataError, match=r"data.jsonl:2: not valid JSON"):
+        next(conversations)
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": ', "[" * 100_000, '[{"a": 1}', '{"a":' * 100_000])
-def test_what_is_no_json_is_a_data_error(tmp_path, text):
-    path = tmp_path / "x.json"
-    path.write_text(text)
+def test_broken_records_are_left_out_where_somebody_takes_them(write_records):
+    path = write_records(
+        [record("Q", "A"), "{", {"id": "odd"}, [], record("<image>", "A", id="tags"), record("Q", "A")]
+    )
+    taken = []
+    conversations = read_conversations(path, broken=lambda *defect: taken.append(defect))
+    assert [conversation.id for conversation in conversations] == ["1", "6"]
+    assert [(origin, name) for origin, name, _ in taken] == [
+        (f"{path}:2", "2"), (f"{path}:3", "odd"), (f"{path}:4", "4"), (f"{path}:5", "tags"),
+    ]  # fmt: skip
+    assert all(isinstance(error, DataError) for _, _, error in taken)
+
+
+def test_a_broken_array_cannot_be_skipped_past(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([record("Q", "A"), record("Q", "A")])[:-9])
+    taken = []
     with pytest.raises(DataError, match="not valid JSON"):
-        list(read_records(path))
-
-
-def test_what_is_no_utf8_is_a_data_error(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_bytes(b'{"id": "\xff"}')
-    with pytest.raises(DataError, match="not UTF-8 at byte 8"):
-        list(read_records(path))
+        list(read_conversations(path, broken=lambda *defect: taken.append(defect)))
+    assert not taken
 
 
 def test_a_missing_file_is_known_before_work_starts(tmp_path):
     with pytest.raises(UsageError, match="no data file"):
         list(read_conversations(tmp_path / "x.json"))
+
+
+def test_image_paths_are_given_whatever_the_record_is():
+    assert image_paths({"image": ["a.png", 3, "../b.png"]}) == ["a.png", "../b.png"]
+    assert image_paths({"image": "a.png"}) == ["a.png"]
+    assert [image_paths(value) for value in (None, [], "text", {}, {"image": {}}, {"image": 3})] == [[]] * 6

@@ -87,7 +87,7 @@ def build_generator(
         text_model = TextModel(llm, image_token_id(tokenizer))
         return Generator(text_model, Renderer(tokenizer, template, refuse_image), None, identity)
     encoder = load_encoder(plan, plan.vision_encoder, dtype).to(device)
-    projector = load_projector(plan.projector, device)
+    projector = load_projector(plan.projector, device, trust_remote_code)
     _check_widths(plan.projector, projector, encoder, llm)
     model = VisionLanguageModel(encoder, projector, llm, image_token_id(tokenizer)).requires_grad_(False).eval()
     processor = load_image_processor(plan.image_processor)
@@ -170,4 +170,4 @@ def _check_widths(folder: Path, projector: Projector, encoder: VisionEncoder, ll
 
 
 def _warn(text: str) -> None:
-    err().print(f"Warning: {clean(text)}", markup=False)
+    err().print(f"Warning: {clean(text)}")

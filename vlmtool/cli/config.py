@@ -63,7 +63,7 @@ def copy(
         write_text(file, text)
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error.strerror}. Name a folder that can hold files.") from error
-    print(file)
+    print(clean(str(file)))
 
 
 def _text(name: str, overrides: list[str]) -> str:

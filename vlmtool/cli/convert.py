@@ -108,8 +108,8 @@ def _report(folder: Path) -> None:
     print(f"Wrote {clean(str(folder))} ({_size_of(folder)})")
     files = [entry for entry in folder.iterdir() if entry.is_file()]
     for entry in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        print(f"  {entry.name}/  {_size_of(entry)}")
-    print(f"  {', '.join(sorted(file.name for file in files))}")
+        print(clean(f"  {entry.name}/  {_size_of(entry)}"))
+    print(clean(f"  {', '.join(sorted(file.name for file in files))}"))
 
 
 def _print_next(commands: list[str]) -> None:

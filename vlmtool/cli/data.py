@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from transformers import PreTrainedTokenizerBase
 
-    from vlmtool.data.check import CheckReport
+    from vlmtool.data.check_report import CheckReport
     from vlmtool.data.conversation import Conversation
     from vlmtool.data.preview import Preview
     from vlmtool.data.templates.library import ChatTemplate
@@ -43,7 +43,10 @@ def check(
 ) -> None:
     """Read all training data and list what is wrong with it; exit code 1 where training would stop."""
     from vlmtool.data.check import check_data
+    from vlmtool.data.check_record import Prompting
     from vlmtool.data.image_transform import load_image_processor
+    from vlmtool.engine.hooks.trouble import MAX_BAD_SHARE
+    from vlmtool.engine.planned import num_image_tokens
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.terminal import out
 
@@ -52,14 +55,15 @@ def check(
     tokenizer, template, encoder = _parts(recipe)
     load_image_processor(encoder)  # one that cannot be loaded is found here, too
     report = check_data(
-        [path for path in (data.path, data.val_path) if path], data.image_folder, tokenizer, template,
-        num_image_tokens(recipe, encoder), data.max_length, data.image_position, deep, limit,
+        [path for path in (data.path, data.val_path) if path], data.image_folder,
+        Prompting(tokenizer, template, num_image_tokens(recipe, encoder), data.max_length), data.image_position,
+        deep, limit, None if show_all else SHOWN, MAX_BAD_SHARE if data.on_bad_sample == "skip" else 0.0,
     )  # fmt: skip
     console = out()
     console.print(_summary(report, data.max_length))
     if report.findings:
         console.print(_table(report), soft_wrap=False)
-        for line in _places(report, None if show_all else SHOWN):
+        for line in _places(report):
             console.print(line)
     if not report.num_samples:
         console.print("No sample is left to learn from.")
@@ -78,6 +82,7 @@ def preview(
     from vlmtool.data.image_transform import ImageTransform, load_image_processor
     from vlmtool.data.preview import preview_sample
     from vlmtool.data.render import Renderer
+    from vlmtool.engine.planned import num_image_tokens
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.terminal import out
 
@@ -111,32 +116,6 @@ def _parts(recipe: "Recipe") -> "tuple[PreTrainedTokenizerBase, ChatTemplate, Pa
     return tokenizer, template, local_folder(recipe.vision_encoder.path, "vision_encoder.path")
 
 
-def num_image_tokens(recipe: "Recipe", encoder: "Path") -> int:
-    """Tokens that an image takes in the prompt, from the configs alone: the parts are built without memory.
-
-    Raises:
-        CheckpointError: the encoder's config cannot be read.
-    """
-    import torch
-
-    from vlmtool.models.build import build_projector
-    from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
-    from vlmtool.utils.errors import CheckpointError
-
-    section, projector_section = recipe.vision_encoder, recipe.projector
-    try:
-        cls, config = vision_class(encoder), vision_config(encoder)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{encoder}: its config cannot be read: {str(error).splitlines()[0]}") from error
-    with torch.device("meta"):
-        vision = VisionEncoder(cls(config), section.select_layer, section.select_strategy)
-        # The number of tokens does not depend on the LLM's width, so its config is not needed.
-        projector = build_projector(
-            projector_section.type, vision.hidden_size, vision.hidden_size, projector_section.options, device="meta"
-        )
-    return projector.num_tokens(vision.num_patches)
-
-
 def _summary(report: "CheckReport", max_length: int) -> str:
     shares = {"half": 0.5, "90 %": 0.9, "99 %": 0.99, "all": 1.0}
     lengths = ", ".join(f"{name} {report.length_at(share)}" for name, share in shares.items())
@@ -152,31 +131,31 @@ def _table(report: "CheckReport") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from vlmtool.data.check import DEFECTS
+    from vlmtool.data.check_report import DEFECTS
 
     table = Table("", "what", "count", "how to fix it")
     table.columns[2].justify = "right"
-    for kind, findings in report.by_kind().items():
-        defect = DEFECTS[kind]
-        level = Text(defect.level, style="bold red" if defect.level == "error" else "yellow")
-        table.add_row(level, Text(defect.title), str(len(findings)), Text(defect.remedy))
+    for kind in report.by_kind():
+        name, defect = report.level_of(kind), DEFECTS[kind]
+        level = Text(name, style="bold red" if name == "error" else "yellow")
+        table.add_row(level, Text(defect.title), str(report.counts[kind]), Text(defect.remedy))
     return table
 
 
-def _places(report: "CheckReport", limit: int | None) -> "list[Text]":
-    """A line for each place, under its kind; what `limit` leaves out is counted."""
+def _places(report: "CheckReport") -> "list[Text]":
+    """A line for each place, under its kind; those that were not kept are counted."""
     from rich.text import Text
 
-    from vlmtool.data.check import DEFECTS
+    from vlmtool.data.check_report import DEFECTS
 
     lines: list[Text] = []
     for kind, findings in report.by_kind().items():
-        lines.append(Text(f"{DEFECTS[kind].level}: {DEFECTS[kind].title}", style="bold"))
-        for finding in findings[:limit]:
+        lines.append(Text(f"{report.level_of(kind)}: {DEFECTS[kind].title}", style="bold"))
+        for finding in findings:
             named = f" sample '{finding.sample_id}'" if finding.sample_id else ""
             lines.append(Text("  " + clean(f"{finding.origin}:{named} {finding.detail}").replace("\n", " ")))
-        if limit is not None and len(findings) > limit:
-            lines.append(Text(f"  … and {len(findings) - limit} more; --all lists them."))
+        if report.counts[kind] > len(findings):
+            lines.append(Text(f"  … and {report.counts[kind] - len(findings)} more; --all lists them."))
     return lines
 
 

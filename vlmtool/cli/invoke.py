@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from vlmtool.utils.errors import VlmtoolError, did_you_mean
+from vlmtool.utils.failure import report
 from vlmtool.utils.terminal import clean
 
 # The base of every complaint about a command line: typer exports it by name only since 0.29.
@@ -77,8 +78,7 @@ def _fail(error: Exception, lines: list[str], exit_code: int, debug: bool) -> in
     """Print the error, with its traceback before it under `--debug`."""
     if debug:
         print(clean("".join(traceback.format_exception(error))), file=sys.stderr)
-    shown = [clean(line) if len(line) <= LONGEST else clean(line[: LONGEST - 2]) + " …" for line in lines]
-    print("\n".join(["Error: " + shown[0], *shown[1:]]), file=sys.stderr)
+    report([line if len(line) <= LONGEST else line[: LONGEST - 2] + " …" for line in lines])
     return exit_code
 
 

@@ -37,6 +37,12 @@ def mmbench(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers (answers are greedy).")] = 0,
     launcher: Annotated[str, typer.Option(help="none, pytorch, slurm or mpi.")] = "none",
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where an adapter was trained on another base, if its shapes fit.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings along.")
+    ] = False,
     work_dir: Annotated[
         str | None, typer.Option(help="Where results go. Default: ./work_dirs/mmbench/<name of the file>.")
     ] = None,
@@ -68,7 +74,8 @@ def mmbench(
     _warn_unused("--offload-folder", offload_folder)
     parts = dict(
         llava=llava, adapter=None, visual_encoder=visual_encoder, visual_select_layer=visual_select_layer,
-        prompt_template=prompt_template, torch_dtype=torch_dtype, bits=bits,
+        prompt_template=prompt_template, torch_dtype=torch_dtype, bits=bits, force=force,
+        trust_remote_code=trust_remote_code,
     )  # fmt: skip
     _score_model(benchmark, model, parts, folder, batch_size, max_new_tokens, seed, tuple(stop_words or ()))
 

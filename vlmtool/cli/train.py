@@ -21,12 +21,21 @@ def train(
     resume_from: Annotated[Path | None, typer.Option(help="Go on from this checkpoint.")] = None,
     seed: Annotated[int | None, typer.Option(help="Takes the place of runtime.seed.")] = None,
     launcher: Annotated[str, typer.Option(help="none, or pytorch under torchrun.")] = "none",
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where parts are mixed up but could work; it is recorded.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print what is wrong, and train nothing.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="With --dry-run: decode every image whole.")] = False,
 ) -> None:
     """Train a recipe. NPROC_PER_NODE=8 in front starts eight processes."""
     if resume_from is not None and not resume_from.is_file():
         raise UsageError(f"--resume-from: there is no file '{resume_from}'.\nRun folders hold iter_N.pth.")
     if launcher not in ("none", "pytorch"):
         raise UsageError(f"--launcher {launcher}: not known.\nGive none or pytorch.")
+    if deep and not dry_run:
+        raise UsageError("--deep: belongs to --dry-run.\nAdd --dry-run, or drop --deep.")
     overrides = [*(set_ or []), *(cfg_options or [])]
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
@@ -35,6 +44,13 @@ def train(
     from vlmtool.recipe.load import load_recipe
 
     launch = launch_settings(os.environ)
+    if dry_run:
+        from vlmtool.cli.dry_run import dry_run as check
+
+        num_processes = launch.num_processes * launch.num_nodes if launch is not None else 1
+        if not check(config, overrides, work_dir, deep, num_processes, resume, resume_from, force):
+            raise typer.Exit(1)
+        return
     if launch is not None:
         load_recipe(config, overrides)  # a typo is told once, before the processes start
         run_processes(launch, sys.argv[1:])
@@ -42,4 +58,4 @@ def train(
 
     from vlmtool.engine.train import train as run
 
-    run(config, overrides, work_dir, resume, resume_from, "pytorch" if "LOCAL_RANK" in os.environ else launcher)
+    run(config, overrides, work_dir, resume, resume_from, "pytorch" if "LOCAL_RANK" in os.environ else launcher, force)

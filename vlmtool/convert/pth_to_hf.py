@@ -17,6 +17,7 @@ from vlmtool.models.build import load_encoder_weights
 from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
 from vlmtool.models.folder import save_projector
 from vlmtool.models.lineage import Guard, parent_entry, text_hash
+from vlmtool.models.llm import check_llm_folder
 from vlmtool.models.manifest import EncoderPart, Manifest, Part, Template, remember_folder, write_manifest
 from vlmtool.models.weights import load_weights
 from vlmtool.recipe.schema import Recipe, TunablePart
@@ -110,6 +111,7 @@ def _write_llm(source: Source, folder: Path, writing: _Writing) -> Part:
 def _filled_llm(base: Path, state: dict[str, Tensor], source: Source) -> PreTrainedModel:
     """The LLM's modules around the weights of the checkpoint; those of the base are not read."""
     path, trust = source.checkpoint.path, source.trust_remote_code
+    check_llm_folder(base, trust)
     config = AutoConfig.from_pretrained(base, trust_remote_code=trust)
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(config, dtype=next(iter(state.values())).dtype, trust_remote_code=trust)

@@ -18,6 +18,7 @@ from vlmtool.recipe.load import parse_recipe
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError, RecipeError
 from vlmtool.utils.hub import SHIPPED, is_hub_id, local_folder
+from vlmtool.utils.remote_code import ALLOW, is_own
 
 _META = ("recipe", "parts", "adapters", "projector", "template", "data", "parents", "versions", "step")
 _MAY_DIFFER = ("path", "lr")  # keys of a part: where it lies now is checked by hash, and lr is gone with the training
@@ -77,8 +78,11 @@ def read_source(recipe: Recipe | None, path: Path, guard: Guard) -> Source:
     said = recipe or trained
     llm = _base(checkpoint, "llm", said.llm.path, guard)
     vision_encoder = _base(checkpoint, "vision_encoder", said.vision_encoder.path, guard)
+    trusts = recipe is not None and recipe.runtime.trust_remote_code
+    named = recipe.projector.type if recipe is not None else None
     _check_state(checkpoint, trained)
-    return Source(checkpoint, trained, llm, vision_encoder, recipe is not None and recipe.runtime.trust_remote_code)
+    _check_projector(checkpoint, may_import=trusts or checkpoint.meta["projector"]["type"] == named)
+    return Source(checkpoint, trained, llm, vision_encoder, trusts)
 
 
 def _trained_recipe(checkpoint: Checkpoint) -> Recipe:
@@ -155,12 +159,20 @@ def _check_state(checkpoint: Checkpoint, recipe: Recipe) -> None:
             raise CheckpointError(f"{path}: the weights of the whole {part} are missing.\nThe file is damaged.")
         if section.is_frozen and names:
             raise CheckpointError(f"{path}: holds weights of the {part}, which was frozen.\nThe file is damaged.")
-    _check_projector(checkpoint)
 
 
-def _check_projector(checkpoint: Checkpoint) -> None:
-    """The projector's weights are those of its config."""
+def _check_projector(checkpoint: Checkpoint, may_import: bool) -> None:
+    """The projector's weights are those of its config.
+
+    Args:
+        may_import: also a class that is not vlmtool's, because the user's own recipe names it.
+    """
     config, path = checkpoint.meta["projector"], checkpoint.path
+    if not (may_import or is_own(config["type"])):
+        raise CheckpointError(
+            f"{path}: its projector '{config['type']}' is code of somebody else's, which was not run.\n"
+            f"Name the recipe of the training, which says so itself, or allow it: {ALLOW}."
+        )
     cls = import_class(config["type"], f"{path}: projector.type")
     if not (isinstance(cls, type) and issubclass(cls, Projector)):
         raise CheckpointError(f"{path}: '{config['type']}' is not a projector.\nThe file is damaged or unsafe.")

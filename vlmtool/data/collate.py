@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vlmtool.data.dataset import Sample, assert_trainable
+from vlmtool.data.dataset import BadSample, Sample, assert_trainable
 from vlmtool.data.render import IGNORED
 
 
@@ -21,6 +21,8 @@ class Batch:
     pixel_values: Tensor | None
     num_tokens: int
     """Tokens of the samples, padding not counted."""
+    bad_samples: tuple[BadSample, ...] = ()
+    """Samples that could not be used, whose place others took."""
 
     @property
     def num_supervised(self) -> int:
@@ -36,6 +38,11 @@ class Batch:
     def num_images(self) -> int:
         """I, pictures over all samples."""
         return 0 if self.pixel_values is None else len(self.pixel_values)
+
+    @property
+    def num_bad_samples(self) -> int:
+        """Samples whose place others took."""
+        return len(self.bad_samples)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
@@ -69,4 +76,5 @@ class Collator:
         ids = tuple(s.id for s in samples)
         assert_trainable(labels, input_ids, self.image_token_id, ids)
         num_tokens = sum(len(s.input_ids) for s in samples)
-        return Batch(ids, input_ids, labels, torch.cat(pixels) if pixels else None, num_tokens)
+        bad = tuple(sample for s in samples for sample in s.replaced)
+        return Batch(ids, input_ids, labels, torch.cat(pixels) if pixels else None, num_tokens, bad)

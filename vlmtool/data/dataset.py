@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ from vlmtool.utils.terminal import track
 
 
 @dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be used, and why."""
+
+    id: str
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Sample:
     """One sample: ids and labels (T,), pixel values (I, 3, H, W) or None without an image."""
 
@@ -23,6 +32,8 @@ class Sample:
     input_ids: Tensor
     labels: Tensor
     pixel_values: Tensor | None
+    replaced: tuple[BadSample, ...] = ()
+    """The samples whose place this one takes."""
 
 
 @dataclass
@@ -44,12 +55,21 @@ class ConversationDataset(Dataset[Sample]):
 
     Args:
         max_length: tokens per sample, image tokens included.
+        bad: records that could not be read. Where they are given, samples that cannot be used join them and are left
+            out by `scan`, and the next one takes the place of a sample that only shows it when drawn.
     """
 
     def __init__(
-        self, conversations: Sequence[Conversation], renderer: Renderer, transform: ImageTransform, max_length: int
+        self,
+        conversations: Sequence[Conversation],
+        renderer: Renderer,
+        transform: ImageTransform,
+        max_length: int,
+        bad: Sequence[BadSample] | None = None,
     ) -> None:
         self.conversations = list(conversations)
+        self.skips_bad = bad is not None
+        self.bad = list(bad or ())
         self.renderer = renderer
         self.transform = transform
         self.max_length = max_length
@@ -60,7 +80,18 @@ class ConversationDataset(Dataset[Sample]):
         return len(self.conversations)
 
     def __getitem__(self, index: int) -> Sample:
-        conversation = self.conversations[index]
+        bad: list[BadSample] = []
+        for number in range(index, index + len(self)):
+            conversation = self.conversations[number % len(self)]
+            try:
+                return replace(self._load(conversation), replaced=tuple(bad))
+            except DataError as error:
+                if not self.skips_bad:
+                    raise
+                bad.append(BadSample(conversation.id, conversation.origin, str(error).partition("\n")[0]))
+        raise DataError("Not one sample can be used.\nFirst: " + bad[0].reason)
+
+    def _load(self, conversation: Conversation) -> Sample:
         rendered = cut(self.renderer.sample(conversation), self.max_length, conversation, self.renderer.image_token_id)
         try:
             pixel_values = self.transform(conversation.images) if conversation.images else None
@@ -79,13 +110,19 @@ class ConversationDataset(Dataset[Sample]):
         self.lengths = []
         missing = Counter[str]()
         for conversation in track(self.conversations, len(self.conversations), description):
-            for image in conversation.images:
-                if isinstance(image.source, str) and not (self.transform.image_folder / image.source).is_file():
-                    missing[image.source] += 1
-                elif isinstance(image.source, str):
-                    _check_header(self.transform, image.source, conversation)
-            whole = self.renderer.sample(conversation)
-            rendered = cut(whole, self.max_length, conversation, self.renderer.image_token_id)
+            try:
+                absent = self._look_at_images(conversation)
+                if absent and self.skips_bad:
+                    raise DataError(f"image '{absent[0]}' is missing")
+                missing.update(absent)
+                whole = self.renderer.sample(conversation)
+                rendered = cut(whole, self.max_length, conversation, self.renderer.image_token_id)
+            except DataError as error:
+                if not self.skips_bad:
+                    raise
+                reason = str(error).partition("\n")[0]
+                self.bad.append(BadSample(conversation.id, conversation.origin, reason))
+                continue
             if not rendered.num_supervised:
                 report.unsupervised.append(conversation.id)
                 continue
@@ -105,6 +142,17 @@ class ConversationDataset(Dataset[Sample]):
         report.num_samples = len(kept)
         report.num_tokens = sum(self.lengths)
         return report
+
+    def _look_at_images(self, conversation: Conversation) -> list[str]:
+        """Read the headers of a sample's pictures; those that are not there come back."""
+        absent = []
+        for image in conversation.images:
+            if isinstance(image.source, str):
+                if (self.transform.image_folder / image.source).is_file():
+                    _check_header(self.transform, image.source, conversation)
+                else:
+                    absent.append(image.source)
+        return absent
 
 
 def cut(rendered: Rendered, max_length: int, conversation: Conversation, image_token_id: int) -> Rendered:

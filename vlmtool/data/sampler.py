@@ -43,6 +43,10 @@ class StepPlan:
         first = step * self.step_size + (number * self.world_size + rank) * self.batch_size
         return [self._at(position) for position in range(first, first + self.batch_size)]
 
+    def step_samples(self, step: int) -> list[int]:
+        """Dataset indices of a whole step, over all ranks and micro-batches."""
+        return [self._at(position) for position in range(step * self.step_size, (step + 1) * self.step_size)]
+
     def _at(self, position: int) -> int:
         epoch, place = divmod(position, self.num_samples)
         if epoch not in self._orders:

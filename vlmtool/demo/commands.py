@@ -74,8 +74,8 @@ def run_step(step: Step) -> float:
         VlmtoolError: it failed; its own error has been printed by it.
     """
     console = err()
-    console.print(f"\n[bold]{step.title}[/bold]")
-    console.print(f"$ {step.command}", markup=False, style="cyan")
+    console.print(f"\n{step.title}", style="bold")
+    console.print(f"$ {step.command}", style="cyan")
     start = time.monotonic()
     done = subprocess.run(real_command(step.command), check=False)
     if done.returncode:

@@ -31,7 +31,7 @@ def run_demo(work_dir: Path, seed: int) -> None:
     seconds = {}
     for step in demo_steps(work_dir, seed):
         seconds[step.title] = run_step(step)
-    console.print("\n[bold]What a sceptic asks for[/bold]")
+    console.print("\nWhat a sceptic asks for", style="bold")
     begin = time.monotonic()
     torch.set_num_threads(os.cpu_count() or 1)
     proof = prove(work_dir, data_paths(work_dir / "data"))
@@ -44,7 +44,7 @@ def run_demo(work_dir: Path, seed: int) -> None:
 
 
 def _check_folder(work_dir: Path) -> None:
-    newest = last_checkpoint(work_dir / "finetune")
+    newest = last_checkpoint(work_dir / "finetune") or last_checkpoint(work_dir / "pretrain")
     if newest is not None:
         raise UsageError(
             f"--work-dir: '{work_dir}' holds a demo already ({newest.parent.name}/{LAST_CHECKPOINT}).\n"
@@ -76,7 +76,6 @@ def _tell(proof: Proof, total: float, page: Path) -> None:
         "Then vlmtool train my_recipe.py. docs/first_model.md tells of the second stage.\n"
         "What this does not show: photographs, free conversation, languages, reading text, or anything beyond\n"
         "these scenes. The parts are tiny and were trained for this. Real recipes: vlmtool config list -p llava",
-        markup=False,
     )
 
 

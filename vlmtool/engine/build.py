@@ -1,5 +1,6 @@
 """From a recipe to a runner that is ready to train. Read `build_runner` first."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from vlmtool.chat.generator import Generator, Request
 from vlmtool.data.collate import Collator
 from vlmtool.data.conversation import Image, user
-from vlmtool.data.dataset import ConversationDataset, ScanReport
+from vlmtool.data.dataset import BadSample, ConversationDataset, ScanReport
 from vlmtool.data.formats.llava import read_conversations
 from vlmtool.data.image_transform import ImageTransform, load_image_processor
 from vlmtool.data.render import Renderer
@@ -22,14 +23,17 @@ from vlmtool.engine.device import compute_dtype, pick_device, start_process_grou
 from vlmtool.engine.expand import expand
 from vlmtool.engine.hooks.samples import SamplesHook
 from vlmtool.engine.hooks.validation import ValidationHook
-from vlmtool.engine.init_from import find_source, load_stage
+from vlmtool.engine.init_from import find_source, setup_of_run, start_stage
 from vlmtool.engine.meta import checkpoint_meta, data_origin, part_origins
 from vlmtool.engine.runner import VlmRunner
+from vlmtool.engine.signals import STOPPING
 from vlmtool.engine.trainable import PartSummary, check_trainable
+from vlmtool.engine.watch import Watch
 from vlmtool.models.build import build_llm, build_projector, build_vision_encoder
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.distributed import rank, world_size
+from vlmtool.utils.errors import DataError
 from vlmtool.utils.hub import local_folder
 
 
@@ -46,13 +50,19 @@ class Prepared:
 
 
 def build_runner(
-    recipe: Recipe, name: str, work_dir: Path, launcher: str = "none", resume_from: Path | None = None
+    recipe: Recipe,
+    name: str,
+    work_dir: Path,
+    launcher: str = "none",
+    resume_from: Path | None = None,
+    force: bool = False,
 ) -> Prepared:
     """Parts → model → data → plan → runner.
 
     Args:
         name: of the recipe, for the checkpoints' meta.
         resume_from: checkpoint to go on from, with its optimiser and place in the data.
+        force: go on where the weights to start from could work but do not belong here; it is recorded.
     """
     device = pick_device()
     start_process_group(launcher, device)
@@ -65,7 +75,7 @@ def build_runner(
     template = find_training_template(recipe.llm.template, tokenizer.chat_template)
     model = build_model(recipe, folders, image_token_id(tokenizer), device)
     parts = check_trainable(model, recipe)
-    report, parents = load_stage(model, source, origins) if source else (None, [])
+    start = start_stage(model, setup_of_run(recipe, origins, template, model), source, resume_from, force)
 
     transform = ImageTransform(
         load_image_processor(folders["vision_encoder"]),
@@ -86,9 +96,12 @@ def build_runner(
     arguments["custom_hooks"] = [*hooks, *arguments["custom_hooks"]]
     runner = VlmRunner(
         **arguments,
-        meta=checkpoint_meta(name, recipe, origins, model, template, data_origin(recipe, len(dataset)), parents),
+        meta=checkpoint_meta(
+            name, recipe, origins, model, template, data_origin(recipe, len(dataset)), start.parents, start.forced
+        ),
         device=device,
         compute_dtype=dtype,
+        watch=Watch(work_dir, recipe.runtime.hang_timeout),
         model=model,
         train_dataloader=train_loader(recipe, dataset, StepSampler(plan, rank(), 0, steps), collate),
         launcher=launcher,
@@ -96,7 +109,7 @@ def build_runner(
         load_from=str(resume_from) if resume_from else None,
         experiment_name=name,
     )
-    return Prepared(runner, parts, scan, steps, report.loaded if report else [])
+    return Prepared(runner, parts, scan, steps, start.loaded)
 
 
 def build_model(
@@ -124,8 +137,16 @@ def build_model(
 
 def build_dataset(recipe: Recipe, path: str, renderer: Renderer, transform: ImageTransform) -> ConversationDataset:
     """The samples of a file."""
-    conversations = list(read_conversations(path, recipe.data.image_position))
-    return ConversationDataset(conversations, renderer, transform, recipe.data.max_length)
+    bad: list[BadSample] | None = [] if recipe.data.on_bad_sample == "skip" else None
+    conversations = list(read_conversations(path, recipe.data.image_position, _noting(bad)))
+    return ConversationDataset(conversations, renderer, transform, recipe.data.max_length, bad)
+
+
+def _noting(bad: list[BadSample] | None) -> Callable[[str, str, DataError], None] | None:
+    """What the reader calls with a record that cannot be used; None: it raises."""
+    if bad is None:
+        return None
+    return lambda origin, sample_id, error: bad.append(BadSample(sample_id, origin, str(error).partition("\n")[0]))
 
 
 def step_plan(recipe: Recipe, dataset: ConversationDataset) -> StepPlan:
@@ -155,7 +176,14 @@ def train_loader(
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
         generator=own_generator(),
+        worker_init_fn=leave_stopping_to_the_run,
     )
+
+
+def leave_stopping_to_the_run(_: int) -> None:
+    """A cluster sends its signal to every process; the run needs its workers until the step is done and saved."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def own_generator() -> torch.Generator:

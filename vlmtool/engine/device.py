@@ -1,11 +1,15 @@
 """Which device and number types a process uses."""
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from vlmtool.utils.errors import UsageError
+
+# Longer than any rank works alone before the first step. A dead rank is noticed at once, a hanging one by `watch`.
+COLLECTIVE_TIMEOUT = timedelta(days=7)
 
 
 def pick_device() -> torch.device:
@@ -21,7 +25,7 @@ def start_process_group(launcher: str, device: torch.device) -> None:
     """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that."""
     if launcher == "none" or dist.is_initialized():
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype | None:

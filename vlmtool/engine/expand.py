@@ -24,6 +24,8 @@ def expand(
             "type": f"{PACKAGE}.loop.StepLoop",
             "max_steps": steps,
             "accumulation": schedule.accumulation,
+            "max_loss": schedule.max_loss,
+            "max_skipped": schedule.max_skipped,
         },
         "optim_wrapper": {
             "constructor": f"{PACKAGE}.optimizer.PartwiseOptimizer",
@@ -57,9 +59,13 @@ def expand(
                 "every": schedule.save_every,
                 "keep": schedule.keep,
                 "epochs": schedule.save_epochs,
+                "on_error": recipe.runtime.on_save_error,
             },
         },
-        "custom_hooks": [{"type": f"{PACKAGE}.hooks.progress.ProgressHook", "every": schedule.log_every}],
+        "custom_hooks": [
+            {"type": f"{PACKAGE}.hooks.trouble.TroubleHook"},
+            {"type": f"{PACKAGE}.hooks.progress.ProgressHook", "every": schedule.log_every},
+        ],
         "randomness": {"seed": recipe.runtime.seed},
         "log_level": "ERROR",
     }

@@ -3,11 +3,20 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from signal import Signals
+from types import FrameType
+from typing import Any
 
+import psutil
+
+from vlmtool.engine.signals import Stopped, StopSignals
 from vlmtool.utils.errors import UsageError, VlmtoolError
+from vlmtool.utils.failure import LAUNCHED
 
 DEFAULT_PORT = 29500
+SHUTDOWN_SECONDS = 15  # for the others to end by themselves once one has failed
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,15 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
 def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
     """Run `vlmtool ARGUMENTS` in each process and wait.
 
+    SIGTERM and SIGUSR1 are passed on to the processes, which save themselves; then this one ends as they did.
+
     Raises:
-        VlmtoolError: a process failed; its own error has been printed by it.
+        VlmtoolError: a process failed; the message is that process's own.
     """
     # At its first import on a machine yapf, which mmengine needs, writes a cache that another process may read
     # half-written: one process goes first.
     import mmengine  # noqa: F401
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -62,6 +74,7 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
     threads = max(1, (os.cpu_count() or 1) // launch.num_processes)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))
+    os.environ[LAUNCHED] = "1"
     config = LaunchConfig(
         min_nodes=launch.num_nodes,
         max_nodes=launch.num_nodes,
@@ -72,12 +85,49 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
         run_id="vlmtool",
         max_restarts=0,
         start_method="spawn",
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
+        shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "vlmtool", *arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise VlmtoolError(
-            f"rank {rank} stopped with exit code {failure.exitcode}; its error stands above.\n"
-            "Mend that, then go on with the same command and --resume."
-        ) from error
+    with PassedOnSignals() as signals:
+        try:
+            elastic_launch(config, sys.executable)("-m", "vlmtool", *arguments)
+        except ChildFailedError as error:
+            if signals.received is not None:
+                raise Stopped(signals.received) from error
+            raise _first_failure(error.failures) from error
+        except SignalException as error:
+            if error.sigval is Signals.SIGINT:
+                raise KeyboardInterrupt from error
+            raise Stopped(error.sigval) from error
+
+
+class PassedOnSignals(StopSignals):
+    """Sends each stopping signal on to the processes that this one started."""
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        children = psutil.Process().children()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
+        if not children:
+            raise Stopped(number)
+
+
+def _first_failure(failures: Mapping[int, Any]) -> VlmtoolError:
+    """The error of the process that failed first: the others failed because it was gone.
+
+    Args:
+        failures: torch's `ProcessFailure` of each rank that failed. One that was killed left no words, and came first.
+    """
+    rank, failure = min(failures.items(), key=lambda item: item[1].error_file_data.get("timestamp", 0))
+    words = failure.error_file_data.get("message")
+    if "timestamp" not in failure.error_file_data:
+        killed = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+        words = (
+            f"{killed} and could not say why.\n"
+            "Was the memory full (`dmesg`)? Mend that, then go on with the same command and --resume."
+        )
+    error = VlmtoolError(f"rank {rank}: {words}")
+    error.exit_code = failure.exitcode if failure.exitcode > 0 else VlmtoolError.exit_code
+    return error

@@ -1,7 +1,8 @@
 """The training loop: one mmengine iteration is one optimiser step."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,13 @@ from mmengine.runner import BaseLoop
 from torch.nn.parallel import DistributedDataParallel
 
 from vlmtool.data.collate import Batch
-from vlmtool.utils.distributed import sum_over_ranks, world_size
+from vlmtool.data.dataset import BadSample
+from vlmtool.engine.signals import Stopped, StopSignals, agreed
+from vlmtool.utils.distributed import gather_lists, sum_over_ranks, world_size
 from vlmtool.utils.errors import VlmtoolError
+
+SKIPPED_FILE = "skipped_steps.jsonl"
+COUNTED = ("num_supervised", "num_tokens", "num_samples", "num_images", "num_bad_samples")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class StepResult:
 
     loss: float
     """Summed loss of the supervised tokens divided by their number."""
+    grad_norm: float
+    """Over all trained weights, before clipping."""
     num_supervised: int
     num_tokens: int
     """Tokens, image tokens included, padding not."""
@@ -28,6 +36,10 @@ class StepResult:
     data_wait: float
     """Seconds this rank waited for its data."""
     seconds: float
+    skipped: bool = False
+    """The weights were left as they were: loss or gradient was no number, or the loss exploded."""
+    bad_samples: tuple[BadSample, ...] = ()
+    """Samples that could not be used, whose place others took; those of all ranks."""
 
 
 class StepLoop(BaseLoop):
@@ -39,13 +51,30 @@ class StepLoop(BaseLoop):
     Args:
         max_steps: optimiser steps of the whole run.
         accumulation: micro-batches per step and rank.
+        max_loss: a step with a higher loss is skipped; None: twice the loss of a blind guess, 2 ln(vocabulary).
+        max_skipped: so many skipped steps in a row end the run.
     """
 
-    def __init__(self, runner: Any, dataloader: Any, max_steps: int, accumulation: int) -> None:
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        max_steps: int,
+        accumulation: int,
+        max_loss: float | None = None,
+        max_skipped: int = 10,
+    ) -> None:
         super().__init__(runner, dataloader)
         self.max_iters = max_steps
         self.max_epochs = 1  # mmengine asks for it; epochs are counted from the samples seen
         self.accumulation = accumulation
+        self.max_loss = max_loss or 2 * math.log(runner.vlm.llm.config.get_text_config().vocab_size)
+        self.max_skipped = max_skipped
+        self.skipped_in_a_row = 0
+        self.bad_samples: dict[str, None] = {}
+        """Origins of the samples that could not be used, in the order in which they were met."""
+        self.stop_signal: int | None = None
+        """The signal to follow once the step is done; every rank learns of it in the same step."""
         self._iter = 0
 
     @property
@@ -64,46 +93,113 @@ class StepLoop(BaseLoop):
         self._iter = step
         self.dataloader.batch_sampler.first_step = step
 
+    def state(self) -> dict[str, Any]:
+        """What resuming needs beside the step."""
+        return {"skipped_in_a_row": self.skipped_in_a_row, "bad_samples": list(self.bad_samples)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put `state` back."""
+        self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+        self.bad_samples = dict.fromkeys(state.get("bad_samples", ()))
+
     def run(self) -> torch.nn.Module:
-        """Train from the current step to the last."""
+        """Train from the current step to the last.
+
+        Raises:
+            Stopped: a signal asked for it; the run has been saved.
+            VlmtoolError: too many steps in a row had to be skipped.
+        """
         self.runner.call_hook("before_train")
         self.runner.model.train()
-        batches = iter(self.dataloader)
-        while self._iter < self.max_iters:
-            self.runner.call_hook("before_train_iter", batch_idx=self._iter)
-            result = self.step(batches)
-            self._iter += 1
-            self.runner.call_hook("after_train_iter", batch_idx=self._iter - 1, outputs=result)
+        with StopSignals() as signals:
+            batches = iter(self.dataloader)
+            while self._iter < self.max_iters:
+                self.runner.call_hook("before_train_iter", batch_idx=self._iter)
+                result = self.step(batches, signals)
+                self._iter += 1
+                self.runner.call_hook("after_train_iter", batch_idx=self._iter - 1, outputs=result)
+                self._refuse_endless_skipping()
+                if self.stop_signal is not None and self._iter < self.max_iters:
+                    raise Stopped(self.stop_signal)
         self.runner.call_hook("after_train")
         return self.runner.model
 
-    def step(self, batches: Iterator[Batch]) -> StepResult:
-        """One optimiser step."""
+    def step(self, batches: Iterator[Batch], signals: StopSignals | None = None) -> StepResult:
+        """One optimiser step; where its loss or its gradient is unusable the weights stay as they were."""
         start = time.perf_counter()
+        self._enter("drawing data")
         micro_batches = [draw(batches) for _ in range(self.accumulation)]
         waited = time.perf_counter() - start
-        device = self.runner.device
-        counted = ("num_supervised", "num_tokens", "num_samples", "num_images")
-        counts = sum_over_ranks([sum(getattr(b, name) for b in micro_batches) for name in counted], device)
-        total = torch.zeros((), dtype=torch.float64, device=device)
+        counts = self._count(micro_batches, signals)
+        total = torch.zeros((), dtype=torch.float64, device=self.runner.device)
         for number, batch in enumerate(micro_batches):
             with self._sync_only_last(number):
-                total += self._backward(batch.to(device), counts[0])
-        if not counts[3]:  # a step without images says nothing on these weights: their momentum must not move them
+                total += self._backward(batch.to(self.runner.device), counts["num_supervised"])
+        self._enter("sharing the loss")
+        loss = sum_over_ranks([total.item()], self.runner.device)[0] / counts["num_supervised"]
+        if not counts["num_images"]:  # says nothing on these weights: their momentum must not move them
             for parameter in self.runner.vlm.image_parameters():
                 parameter.grad = None
-        self.runner.optim_wrapper.step()
+        grad_norm = self._grad_norm()
+        skipped = self._is_unusable(loss, grad_norm)
+        if not skipped:
+            self.runner.optim_wrapper.step()
         self.runner.optim_wrapper.zero_grad(set_to_none=True)
-        loss = sum_over_ranks([total.item()], device)[0] / counts[0]
-        return StepResult(loss, int(counts[0]), int(counts[1]), int(counts[2]), waited, time.perf_counter() - start)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        bad = [sample for batch in micro_batches for sample in batch.bad_samples]
+        return StepResult(
+            loss, grad_norm, counts["num_supervised"], counts["num_tokens"], counts["num_samples"],
+            waited, time.perf_counter() - start, skipped,
+            tuple(gather_lists(bad)) if counts["num_bad_samples"] else (),
+        )  # fmt: skip
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Ids of the samples that a step draws, over all ranks."""
+        plan, dataset = self.dataloader.batch_sampler.plan, self.dataloader.dataset
+        return [dataset.conversations[index].id for index in plan.step_samples(step)]
+
+    def _count(self, micro_batches: Sequence[Batch], signals: StopSignals | None) -> dict[str, int]:
+        """`COUNTED` over all ranks; with it every rank learns of a signal that one of them got."""
+        self._enter("counting tokens")
+        own = [sum(getattr(batch, name) for batch in micro_batches) for name in COUNTED]
+        sums = sum_over_ranks([*own, *(signals.counts() if signals else [])], self.runner.device)
+        self.stop_signal = agreed(sums[len(COUNTED) :]) if signals else None
+        return {name: int(value) for name, value in zip(COUNTED, sums, strict=False)}
+
+    def _enter(self, phase: str) -> None:
+        self.runner.watch.enter(self._iter, phase)
 
     def _backward(self, batch: Batch, num_supervised: float) -> torch.Tensor:
         """Gradients of one micro-batch; returns its summed loss."""
+        self._enter("forward pass")
         with self.runner.autocast():
             loss = self.runner.model(batch.input_ids, batch.labels, batch.pixel_values).total
+        self._enter("backward pass")
         # Data parallel averages gradients over the ranks; the sum is what is wanted.
         self.runner.optim_wrapper.backward(loss * (world_size() / num_supervised))
         return loss.detach().double()
+
+    def _grad_norm(self) -> float:
+        """Norm of all gradients; after data parallel's reduction the same on every rank."""
+        gradients = [p.grad for p in self.runner.vlm.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) / self._loss_scale()
+
+    def _loss_scale(self) -> float:
+        scaler = getattr(self.runner.optim_wrapper, "loss_scaler", None)
+        return float(scaler.get_scale()) if scaler is not None else 1.0
+
+    def _is_unusable(self, loss: float, grad_norm: float) -> bool:
+        """Decided from values that all ranks share. An overflow of scaled float16 gradients is its scaler's to skip."""
+        scaled = getattr(self.runner.optim_wrapper, "loss_scaler", None) is not None
+        return not (loss <= self.max_loss) or not (scaled or math.isfinite(grad_norm))
+
+    def _refuse_endless_skipping(self) -> None:
+        if self.skipped_in_a_row >= self.max_skipped:
+            raise VlmtoolError(
+                f"{self.skipped_in_a_row} steps in a row, up to step {self._iter}, had a loss or gradient that is no "
+                f"number, or a loss above {self.max_loss:.1f}. Their samples: {self.runner.work_dir}/{SKIPPED_FILE}\n"
+                "Look at those samples, lower schedule.lr, or resume from an older checkpoint (--resume-from)."
+            )
 
     def _sync_only_last(self, number: int) -> AbstractContextManager[None]:
         """Reduce gradients with the last micro-batch only."""

@@ -12,10 +12,12 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vlmtool.engine.state import load_state, save_state, state_folder
-from vlmtool.models.checkpoint import mark_last, read_checkpoint, write_checkpoint
+from vlmtool.engine.saving import save_checkpoint
+from vlmtool.engine.state import load_state
+from vlmtool.engine.watch import Watch
+from vlmtool.models.checkpoint import read_checkpoint
 from vlmtool.models.weights import load_weights, saved_names, saved_state
-from vlmtool.utils.distributed import barrier, is_main
+from vlmtool.utils.distributed import is_main
 
 
 class VlmRunner(Runner):
@@ -24,6 +26,7 @@ class VlmRunner(Runner):
     Args:
         meta: what every checkpoint says of its origin (`models.checkpoint.Checkpoint.meta`).
         compute_dtype: autocast type, None for none.
+        watch: is told what this rank does, step by step.
         arguments: of mmengine's Runner.
     """
 
@@ -32,9 +35,16 @@ class VlmRunner(Runner):
     param_schedulers: Any
 
     def __init__(
-        self, *, meta: dict[str, Any], device: torch.device, compute_dtype: torch.dtype | None, **arguments: Any
+        self,
+        *,
+        meta: dict[str, Any],
+        device: torch.device,
+        compute_dtype: torch.dtype | None,
+        watch: Watch,
+        **arguments: Any,
     ):
         self.meta = meta
+        self.watch = watch
         self.device = device
         self.compute_dtype = compute_dtype
         super().__init__(**arguments)
@@ -69,9 +79,11 @@ class VlmRunner(Runner):
         if self._resume:
             self.resume(self._load_from)
         self.optim_wrapper.initialize_count_status(self.model, self.train_loop.iter, self.train_loop.max_iters)
+        self.watch.start()
         try:
             return self.train_loop.run()
         finally:
+            self.watch.stop()
             self.call_hook("after_run")
 
     def dump_config(self) -> None:
@@ -79,14 +91,8 @@ class VlmRunner(Runner):
 
     def save_checkpoint(self, out_dir: str, filename: str, **_: Any) -> None:
         """Write `filename` and its `.state` folder, then move `last_checkpoint`; called by every rank."""
-        path = Path(out_dir) / filename
-        save_state(state_folder(path), self)
-        barrier()
-        if is_main():
-            meta = {**self.meta, "step": self.iter, "epoch": self.epoch}
-            write_checkpoint(path, meta, saved_state(self.vlm))
-            mark_last(path)
-        barrier()
+        weights = saved_state(self.vlm) if is_main() else {}
+        save_checkpoint(Path(out_dir) / filename, self, {**self.meta, "step": self.iter, "epoch": self.epoch}, weights)
 
     def load_checkpoint(self, filename: str, **_: Any) -> dict[str, Any]:
         """Put the trained weights of a checkpoint into the model; returns its meta."""
@@ -98,4 +104,4 @@ class VlmRunner(Runner):
         """Weights, optimiser, schedule, random states and place in the data, as they were."""
         meta = self.load_checkpoint(filename)
         self.train_loop.restart_at(meta["step"])
-        load_state(state_folder(Path(filename)), self)
+        load_state(Path(filename), meta, self)

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmtool.models.checkpoint import safe_load
+from vlmtool.models.checkpoint import safe_load, write_tensors
 from vlmtool.utils.distributed import is_main, rank
 from vlmtool.utils.errors import CheckpointError
-from vlmtool.utils.files import atomic_path, write_json
+from vlmtool.utils.files import write_json
 from vlmtool.utils.terminal import err
+
+SAVE_ID = "save_id"  # the same in a checkpoint and in its state
+PROGRESS_FILE = "progress.json"
 
 
 def state_folder(checkpoint: Path) -> Path:
@@ -20,29 +23,38 @@ def state_folder(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".state")
 
 
-def save_state(folder: Path, runner: Any) -> None:
-    """Write the state; rank 0 what all share, each rank its own random state."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / f"rng_rank{rank()}.pt", random_state(runner.device))
-    if is_main():
-        _save(folder / "optimizer.pt", runner.optim_wrapper.state_dict())
-        write_json(folder / "progress.json", {"plan": plan_values(runner), "schedules": schedule_states(runner)})
+def superseded(folder: Path) -> Path:
+    """Where a state folder stands while a new one takes its name."""
+    return folder.with_name(f".{folder.name}.old")
 
 
-def load_state(folder: Path, runner: Any) -> None:
+def write_rank_state(folder: Path, runner: Any) -> None:
+    """This rank's random state, flushed to disk."""
+    write_tensors(folder / f"rng_rank{rank()}.pt", random_state(runner.device))
+
+
+def write_common_state(folder: Path, runner: Any, save_id: str) -> None:
+    """What all ranks share, flushed to disk: written by one of them."""
+    write_tensors(folder / "optimizer.pt", runner.optim_wrapper.state_dict())
+    progress = {
+        SAVE_ID: save_id,
+        "plan": plan_values(runner),
+        "schedules": schedule_states(runner),
+        "loop": runner.train_loop.state(),
+    }
+    write_json(folder / PROGRESS_FILE, progress)
+
+
+def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any) -> None:
     """Put the state back.
+
+    Args:
+        meta: of the checkpoint; its save id finds the state that was written with it.
 
     Raises:
         CheckpointError: the state is missing or damaged, or the run now draws other batches.
     """
-    progress_file = folder / "progress.json"
-    try:
-        progress = json.loads(progress_file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{progress_file}: the state for resuming is missing or damaged: {error}\n"
-            "Resume from an older checkpoint (--resume-from), or start from its weights (init_from)."
-        ) from error
+    folder, progress = _matching_state(checkpoint, meta.get(SAVE_ID))
     then, now = progress["plan"], plan_values(runner)
     changed = [f"{key} {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
     if changed:
@@ -50,14 +62,42 @@ def load_state(folder: Path, runner: Any) -> None:
             f"{folder}: the run would draw other batches than before: {', '.join(changed)}.\n"
             "Resume with the same data, seed and samples per step, or start from its weights (init_from)."
         )
-    runner.optim_wrapper.load_state_dict(safe_load(folder / "optimizer.pt"))
+    try:
+        runner.optim_wrapper.load_state_dict(safe_load(folder / "optimizer.pt"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / 'optimizer.pt'}: does not fit this run: {error}\n"
+            "Resume with the recipe it was trained with, or start from its weights (init_from)."
+        ) from error
     for scheduler, values in zip(runner.param_schedulers, progress["schedules"], strict=True):
         scheduler.load_state_dict(values)
+    runner.train_loop.load_state(progress.get("loop", {}))
     own = folder / f"rng_rank{rank()}.pt"
     if own.is_file():
         set_random_state(safe_load(own), runner.device)
     elif is_main():
         err().print("This rank has no saved random state (another number of processes): dropout starts anew.")
+
+
+def _matching_state(checkpoint: Path, save_id: str | None) -> tuple[Path, dict[str, Any]]:
+    """The state folder that was written with this checkpoint, and its progress.
+
+    A kill while a name was written over can leave the older state aside, under its name for that time.
+    """
+    reasons = []
+    for folder in (state_folder(checkpoint), superseded(state_folder(checkpoint))):
+        try:
+            progress = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reasons.append(f"{folder / PROGRESS_FILE}: {error}")
+            continue
+        if progress.get(SAVE_ID) == save_id:
+            return folder, progress
+        reasons.append(f"{folder}: belongs to another save of {checkpoint.name}")
+    raise CheckpointError(
+        f"{state_folder(checkpoint)}: the state for resuming is missing or damaged: {reasons[0]}\n"
+        "Resume from an older checkpoint (--resume-from), or start from its weights (init_from)."
+    )
 
 
 def plan_values(runner: Any) -> dict[str, int | bool]:
@@ -99,8 +139,3 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     np.random.set_state({**legacy, "state": {**legacy["state"], "key": np.array(legacy["state"]["key"], np.uint32)}})
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu().clone(), device)
-
-
-def _save(path: Path, value: Any) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(value, temporary)

@@ -45,7 +45,7 @@ def report(
 
 def _print(benchmark: Benchmark, scores: Scores, folder: Path, submission: Path) -> None:
     for warning in scores.warnings:
-        err().print(f"Warning: {clean(warning)}", markup=False)
+        err().print(f"Warning: {clean(warning)}")
     console = out()
     if scores.scores:
         for split, values in (scores.splits or {"": scores.scores}).items():
@@ -53,8 +53,8 @@ def _print(benchmark: Benchmark, scores: Scores, folder: Path, submission: Path)
         if scores.splits:
             console.print(_table(benchmark, "all splits", scores.scores))
     else:
-        console.print(clean(f"The data has no answers: no score. Hand in {submission}"), markup=False)
-    console.print(clean(f"Extractor: {benchmark.extractor}. Results: {folder}"), markup=False)
+        console.print(clean(f"The data has no answers: no score. Hand in {submission}"))
+    console.print(clean(f"Extractor: {benchmark.extractor}. Results: {folder}"))
 
 
 def _table(benchmark: Benchmark, split: str, values: Mapping[str, Mapping[str, float]]) -> Table:

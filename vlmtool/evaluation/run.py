@@ -69,7 +69,7 @@ def answer_all(
     pending = [sample for sample in samples if sample.index not in known]
     if known and is_main():
         at_hand = f"{len(known)} of {len(samples)} answers are at hand in {folder}; {len(pending)} to go."
-        err().print(clean(at_hand), markup=False)
+        err().print(clean(at_hand))
     batches = _batches(benchmark, generator, pending, batch_size)[rank() :: world_size()]
     target = store.path if world_size() == 1 else store.rank_path(rank())
     answered = _answer(benchmark, generator, settings, batches, store, target, keys)

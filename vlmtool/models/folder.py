@@ -16,6 +16,7 @@ from vlmtool.models.projectors.base import Projector
 from vlmtool.models.weights import load_weights
 from vlmtool.utils.errors import CheckpointError, RecipeError
 from vlmtool.utils.files import atomic_path, write_json
+from vlmtool.utils.remote_code import ALLOW, is_own
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -36,13 +37,16 @@ def save_projector(folder: Path, projector_config: Mapping[str, Any], state: Map
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_projector(folder: Path, device: torch.device | str = "cpu") -> Projector:
-    """The projector of a folder, vlmtool's or XTuner's, in float32 and eval mode; no code of the folder is run.
+def load_projector(folder: Path, device: torch.device | str = "cpu", trust_remote_code: bool = False) -> Projector:
+    """The projector of a folder, vlmtool's or XTuner's, in float32 and eval mode.
+
+    Args:
+        trust_remote_code: the class that the folder names may be one of somebody else's.
 
     Raises:
         CheckpointError: a damaged folder, or weights that are not exactly those of its config.
     """
-    config = _read_config(folder)
+    config = _read_config(folder, trust_remote_code)
     try:
         projector = build_projector(freeze=True, device=device, **config)
     except RecipeError as error:
@@ -57,7 +61,7 @@ def load_projector(folder: Path, device: torch.device | str = "cpu") -> Projecto
     return projector.eval()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     """Arguments of `build_projector`, from vlmtool's config.json or XTuner's."""
     file = folder / CONFIG
     try:
@@ -75,12 +79,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: it needs type, vision_hidden_size, llm_hidden_size and options.\nWrite the folder again."
         )
-    config["type_name"] = _checked_type(file, config.pop("type"))
+    config["type_name"] = _checked_type(file, config.pop("type"), trust_remote_code)
     return config
 
 
-def _checked_type(file: Path, type_name: Any) -> str:
+def _checked_type(file: Path, type_name: Any, trust_remote_code: bool) -> str:
     """A folder may come from anywhere: only a projector class is called with what its config says."""
+    if not (trust_remote_code or is_own(str(type_name))):
+        raise CheckpointError(
+            f"{file}: type = '{type_name}' is code of somebody else's, which was not run.\n"
+            f"If it is yours, or you know it, allow it: {ALLOW}."
+        )
     try:
         cls = import_class(str(type_name), f"{file}: type")
     except RecipeError as error:

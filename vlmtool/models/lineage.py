@@ -45,7 +45,7 @@ def _warn(what: str) -> None:
     from vlmtool.utils.distributed import is_main  # imports torch, which reading a manifest goes without
 
     if is_main():
-        err().print(clean(f"Warning: {what} Forced."), markup=False)
+        err().print(clean(f"Warning: {what} Forced."))
 
 
 @dataclass(frozen=True)

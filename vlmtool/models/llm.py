@@ -34,7 +34,7 @@ def load_llm(
         CheckpointError: the folder is damaged, incomplete or unsafe, is an adapter, or needs remote code that was not
             allowed.
     """
-    _check_folder(path, trust_remote_code)
+    check_llm_folder(path, trust_remote_code)
     arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if quantization:
         arguments["quantization_config"] = quantization_config(quantization, dtype)
@@ -50,8 +50,12 @@ def load_llm(
     return model.to(device)
 
 
-def _check_folder(path: Path, trust_remote_code: bool) -> None:
-    """Refuse what transformers does without asking: load another model instead of this one, fetch code from the hub."""
+def check_llm_folder(path: Path, trust_remote_code: bool) -> None:
+    """Refuse what transformers does without asking: load another model instead of this one, fetch code from the hub.
+
+    Raises:
+        CheckpointError: the folder asks for that.
+    """
     if (path / "adapter_config.json").is_file():
         raise CheckpointError(
             f"{path}: holds adapter_config.json: it is an adapter, and would bring the base that it names.\n"

@@ -1,6 +1,7 @@
 """Read a recipe: file → sections → overrides → checked `Recipe`."""
 
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, get_args
 
@@ -113,8 +114,13 @@ def _literal(value: Any, indent: int = 0) -> str:
         return repr(value)
     if not value:
         return "dict()"
-    if all(str(key).isidentifier() for key in value):
+    if all(_is_name(key) for key in value):
         pad = " " * (indent + 4)
         inner = "".join(f"{pad}{key}={_literal(item, indent + 4)},\n" for key, item in value.items())
         return f"dict(\n{inner}{' ' * indent})"
     return repr(dict(value))
+
+
+def _is_name(key: Any) -> bool:
+    """`key` can stand before a `=` and is read back as it is: Python makes other letters of some beyond ASCII."""
+    return isinstance(key, str) and key.isascii() and key.isidentifier() and not iskeyword(key)

@@ -7,6 +7,8 @@ from typing import Any
 
 from vlmtool.utils.errors import RecipeError, UsageError
 
+DEEPEST = 20  # names in a key
+
 
 def apply_overrides(sections: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of `sections` with each `a.b=VALUE` put in place; sections on the way are made where missing.
@@ -18,7 +20,7 @@ def apply_overrides(sections: Mapping[str, Any], overrides: Sequence[str]) -> di
     for override in overrides:
         key, separator, text = override.partition("=")
         names = key.strip().split(".")
-        if not separator or not all(name.isidentifier() for name in names):
+        if not separator or len(names) > DEEPEST or not all(name.isidentifier() for name in names):
             raise UsageError(f"--set {override}: not of the form KEY=VALUE.\nExample: --set schedule.lr=1e-4")
         _put(result, names, parse_value(text), override)
     return result
@@ -38,14 +40,18 @@ def _put(section: dict[str, Any], names: Sequence[str], value: Any, override: st
 def parse_value(text: str) -> Any:
     """A Python literal, `dict(a=1)` included; text that is none, such as a path, stands for itself."""
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        value = _value(ast.parse(text.strip(), mode="eval").body)
+        # It must be possible to write it down again: not so with infinity, a number of 5000 digits, 200 brackets.
+        ast.literal_eval("(" * DEEPEST + repr(value) + ")" * DEEPEST)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return text
+    return value
 
 
 def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-        return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=words) if all(word.arg for word in words):  # no **
+            return {str(word.arg): _value(word.value) for word in words}
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_value(item) for item in node.elts)
     if isinstance(node, ast.Dict) and None not in node.keys:

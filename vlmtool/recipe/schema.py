@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Section(BaseModel):
     """A flat section of a recipe: read-only, no unknown keys, no silent conversion of one type into another."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Lora(Section):
@@ -76,7 +76,7 @@ class VisionEncoder(TunablePart):
 class Projector(Section):
     """From patch features to image embeddings. Further keys are arguments of the class."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     type: str = "vlmtool.models.projectors.mlp.MLPProjector"
     lr: float | None = Field(None, gt=0)
@@ -110,6 +110,8 @@ class Data(Section):
     pad_to_square: bool = False
     sampler: Literal["random", "length"] = "random"
     """`length` puts samples of like length into a batch."""
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+    """`skip` leaves samples out that cannot be used and lists them; more than one in a hundred still stops the run."""
     num_workers: int = Field(2, ge=0)
     sample_prompts: tuple[SamplePrompt, ...] = ()
 
@@ -138,6 +140,10 @@ class Schedule(Section):
     """Also save at the end of each epoch, as epoch_N.pth."""
     keep: int = Field(2, gt=0)
     """How many `iter_N.pth` are kept."""
+    max_loss: float | None = Field(None, gt=0)
+    """A step with a higher loss is skipped; unset: twice the loss of a blind guess, 2 ln(vocabulary)."""
+    max_skipped: int = Field(10, gt=0)
+    """So many skipped steps in a row end the run."""
     val_every: int | None = Field(None, gt=0)
     sample_every: int | None = Field(None, gt=0)
 
@@ -149,6 +155,10 @@ class Runtime(Section):
     """Compute type; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
     seed: int = 0
     activation_checkpointing: bool = False
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """What follows when a checkpoint cannot be written; the last one of a run always has to be."""
+    hang_timeout: float = Field(default=1800.0, gt=0)
+    """Seconds without a sign of life from any of several processes after which the run ends."""
     trust_remote_code: bool = False
 
 

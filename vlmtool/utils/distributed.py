@@ -1,9 +1,12 @@
 """Rank, world size and the few collectives that code outside the engine needs. One process: all are no-ops."""
 
 import os
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def is_distributed() -> bool:
@@ -39,3 +42,12 @@ def sum_over_ranks(values: list[float], device: torch.device | str = "cpu") -> l
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def gather_lists(values: list[T]) -> list[T]:
+    """The lists of all processes as one, in the order of the ranks."""
+    if not is_distributed():
+        return list(values)
+    lists: list[list[T]] = [[]] * world_size()
+    dist.all_gather_object(lists, values)
+    return [value for part in lists for value in part]

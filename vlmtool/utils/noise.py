@@ -5,6 +5,12 @@ import os
 import sys
 import warnings
 
+SET_THEIR_OWN_LEVEL = (  # when they are imported
+    "DeepSpeed",
+    "torch.distributed.elastic.agent.server.api",
+    "torch.distributed.elastic.multiprocessing.api",
+)
+
 
 def silence_libraries() -> None:
     """Leave only errors of transformers, bitsandbytes, deepspeed and torch's launcher; `VLMTOOL_DEBUG=1` leaves all.
@@ -17,8 +23,8 @@ def silence_libraries() -> None:
     if not sys.stderr.isatty():  # bars fill a log
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("bitsandbytes", "torch.distributed.elastic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("DeepSpeed").disabled = True  # it sets its own level when imported
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    for name in SET_THEIR_OWN_LEVEL:
+        logging.getLogger(name).disabled = True
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|peft|transformers|mmengine")

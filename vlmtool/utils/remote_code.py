@@ -8,6 +8,11 @@ ALLOW = "--trust-remote-code (in a recipe: runtime.trust_remote_code = True)"
 _NAMES_A_KERNEL = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
+def is_own(dotted: str) -> bool:
+    """The class of this dotted path is vlmtool's; any other may be code that a downloaded file names."""
+    return dotted.startswith("vlmtool.")
+
+
 def needs_remote_code(error: BaseException) -> bool:
     """transformers refused to load a part because only code from its folder could."""
     return "trust_remote_code" in str(error)

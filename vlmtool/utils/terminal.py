@@ -35,12 +35,12 @@ def clean_line(text: str) -> str:
 
 def out() -> Console:
     """Console for results (stdout)."""
-    return Console(highlight=False, emoji=False, soft_wrap=True)
+    return Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def err() -> Console:
     """Console for progress and errors (stderr)."""
-    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def progress(*columns: TextColumn) -> Progress:

@@ -3,15 +3,15 @@
 Source: https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from vlmtool.data.conversation import Content, Conversation, Image, Message, Role
+from vlmtool.data.formats.json_stream import read_records
 from vlmtool.data.tokenizer import IMAGE_TAG
-from vlmtool.utils.errors import DataError, UsageError
+from vlmtool.utils.errors import DataError
 
 ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -31,58 +31,33 @@ class RecordError(DataError):
         self.kind = kind
 
 
-def read_conversations(path: str | Path, image_position: str = "as_written") -> Iterator[Conversation]:
-    """Conversations of a file, checked one by one.
+def read_conversations(
+    path: str | Path,
+    image_position: str = "as_written",
+    broken: Callable[[str, str, DataError], None] | None = None,
+) -> Iterator[Conversation]:
+    """Conversations of a file, read and checked one by one.
 
     Args:
         image_position: "front" moves the tags to the front of their turn.
+        broken: gets the place, the id and the error of each record that cannot be used, which is then left out;
+            without it the first such record raises.
 
     Raises:
-        UsageError: there is no such file. DataError: it is no JSON, or a record is not as it should be.
+        UsageError: there is no such file. DataError: a record is not as it should be, or the file cannot be read on.
     """
-    for origin, number, record in read_records(Path(path)):
-        yield parse_record(record, origin, str(number), image_position)
-
-
-def read_records(path: Path, broken: Callable[[str, DataError], None] | None = None) -> Iterator[tuple[str, int, Any]]:
-    """(`file:place`, number from 1, record); a JSON array or one record a line, told apart by the first character.
-
-    Args:
-        broken: gets the place and the error of each line that is no JSON, which is then left out; without it the first
-            such line raises.
-
-    Raises:
-        UsageError: there is no such file. DataError: it is no JSON.
-    """
-    if not path.is_file():
-        raise UsageError(f"There is no data file '{path}'.\nPoint to it: --set data.path=FILE (or data.val_path).")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}.\nConvert the file to UTF-8.") from error
-    if text.lstrip()[:1] == "[":
-        for number, record in enumerate(_array(text, path), 1):
-            yield f"{path}: record {number}", number, record
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    for record in read_records(Path(path)):
+        default_id = str(record.number)
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            defect = DataError(f"{path}:{number}: not valid JSON: {error}\nEach line holds one record.")
+            if record.error is not None:
+                raise record.error
+            conversation = parse_record(record.value, record.origin, default_id, image_position)
+        except DataError as error:
             if broken is None:
-                raise defect from error
-            broken(f"{path}:{number}", defect)
+                raise
+            broken(record.origin, record_id(record.value, default_id), error)
         else:
-            yield f"{path}:{number}", number, record
-
-
-def _array(text: str, path: Path) -> list[Any]:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON: {error}\nWas the file cut while it was copied?") from error
+            yield conversation
 
 
 def parse_record(record: Any, origin: str, default_id: str, image_position: str = "as_written") -> Conversation:
@@ -118,13 +93,29 @@ def record_id(record: Any, default_id: str) -> str:
     return str(value) if isinstance(value, str | int | float) else default_id
 
 
+def image_paths(record: Any) -> list[str]:
+    """The image paths that a record gives, wherever they lead; none where it has no such field or a wrong one."""
+    value = record.get("image") if isinstance(record, dict) else None
+    return [path for path in _as_list(value) if isinstance(path, str)]
+
+
+def is_inside(path: str) -> bool:
+    """A relative path that does not leave its folder."""
+    return not path.startswith("/") and ".." not in path.split("/")
+
+
+def _as_list(value: Any) -> list[Any]:
+    """An absent, null or empty field is no image."""
+    return [] if value in (None, "", []) else value if isinstance(value, list) else [value]
+
+
 def _image_paths(value: Any, where: str) -> list[str]:
-    """Checked image paths of a record; an absent, null or empty field is no image."""
-    paths = [] if value in (None, "", []) else value if isinstance(value, list) else [value]
+    """Checked image paths of a record."""
+    paths = _as_list(value)
     for path in paths:
         if not isinstance(path, str):
             raise RecordError(f"{where}: 'image' must be a path or a list of paths, not {path!r}.")
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        if not is_inside(path):
             raise RecordError(
                 f"{where}: image path '{path}' is absolute or leaves the image folder.\n"
                 "Paths are relative to data.image_folder.",

@@ -6,10 +6,12 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from vlmtool.engine.state import state_folder
+from vlmtool.engine.saving import SaveError
+from vlmtool.engine.state import state_folder, superseded
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.files import remove
+from vlmtool.utils.terminal import clean, err
 
 
 class SaveHook(Hook):
@@ -19,12 +21,13 @@ class SaveHook(Hook):
         every: optimiser steps; None saves at the end only.
         keep: how many iter_N.pth stay.
         epochs: also save at the end of each epoch.
+        on_error: `continue` or `stop` where a checkpoint cannot be written.
     """
 
     priority = "VERY_LOW"  # after the learning rates have moved on
 
-    def __init__(self, every: int | None, keep: int, epochs: bool) -> None:
-        self.every, self.keep, self.epochs = every, keep, epochs
+    def __init__(self, every: int | None, keep: int, epochs: bool, on_error: str = "continue") -> None:
+        self.every, self.keep, self.epochs, self.on_error = every, keep, epochs, on_error
         self._epochs_done = 0
 
     def before_train(self, runner: Any) -> None:
@@ -32,15 +35,31 @@ class SaveHook(Hook):
         self._epochs_done = runner.epoch
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save if it is time."""
+        """Save if it is time, or if the run has been told to stop."""
         step = runner.iter
         ends_epoch, self._epochs_done = runner.epoch > self._epochs_done, runner.epoch
+        must = step == runner.max_iters or runner.train_loop.stop_signal is not None
         if self.epochs and ends_epoch:
-            runner.save_checkpoint(runner.work_dir, f"epoch_{runner.epoch}.pth")
-        elif step == runner.max_iters or (self.every is not None and step % self.every == 0):
-            runner.save_checkpoint(runner.work_dir, f"iter_{step}.pth")
+            self._save(runner, f"epoch_{runner.epoch}.pth", must)
+        elif must or (self.every is not None and step % self.every == 0):
+            self._save(runner, f"iter_{step}.pth", must)
+
+    def _save(self, runner: Any, name: str, must: bool) -> None:
+        """Write a checkpoint, then drop old ones.
+
+        Raises:
+            SaveError: it could not be written, and the run ends here or was told to stop over it.
+        """
+        try:
+            runner.save_checkpoint(runner.work_dir, name)
+        except SaveError as error:
+            if must or self.on_error == "stop":
+                raise
             if is_main():
-                drop_old(Path(runner.work_dir), self.keep)
+                err().print(clean(f"{error}\nThe run goes on and saves again in its time."))
+            return
+        if is_main():
+            drop_old(Path(runner.work_dir), self.keep)
 
 
 def drop_old(folder: Path, keep: int) -> None:
@@ -52,3 +71,4 @@ def drop_old(folder: Path, keep: int) -> None:
         if numbered[step] != last_checkpoint(folder):
             remove(numbered[step])
             remove(state_folder(numbered[step]))
+            remove(superseded(state_folder(numbered[step])))

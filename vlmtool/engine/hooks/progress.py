@@ -1,16 +1,16 @@
 """Loss, rate and time left: a bar on a terminal, plain lines elsewhere; every step to JSON Lines and TensorBoard."""
 
-import json
 import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from mmengine.hooks import Hook
 from rich.progress import Progress, TaskID, TextColumn
-from torch.utils.tensorboard import SummaryWriter
 
+from vlmtool.engine.hooks.board import Board
+from vlmtool.engine.log import LogFile
 from vlmtool.engine.loop import StepResult
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.terminal import err, progress
@@ -27,8 +27,8 @@ class ProgressHook(Hook):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._log: TextIO | None = None
-        self._board: SummaryWriter | None = None
+        self._log: LogFile | None = None
+        self._board: Board | None = None
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._recent: deque[StepResult] = deque(maxlen=max(every, 20))
@@ -40,8 +40,8 @@ class ProgressHook(Hook):
         if not is_main():
             return
         folder = Path(runner.work_dir)
-        self._log = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=runner.iter)
+        self._log = LogFile(folder / LOG_FILE)
+        self._board = Board(folder, runner.iter)
         if sys.stderr.isatty():
             self._bar = progress(TextColumn("{task.fields[status]}"))
             self._bar.start()
@@ -64,8 +64,6 @@ class ProgressHook(Hook):
         """Close what was opened."""
         if self._bar is not None:
             self._bar.stop()
-        if self._log is not None:
-            self._log.close()
         if self._board is not None:
             self._board.close()
 
@@ -76,12 +74,12 @@ class ProgressHook(Hook):
     def _row(self, runner: Any, result: StepResult) -> dict[str, Any]:
         seconds = sum(r.seconds for r in self._recent)
         rates = {group["name"]: group["lr"] for group in runner.optim_wrapper.optimizer.param_groups}
-        norm = runner.message_hub.log_scalars.get("train/grad_norm")
         return {
             "step": runner.iter,
             "loss": result.loss,
             "lr": rates,
-            "grad_norm": norm.current() if norm is not None else None,
+            "grad_norm": result.grad_norm,
+            "skipped": result.skipped,
             "num_supervised": result.num_supervised,
             "num_tokens": result.num_tokens,
             "samples_per_s": sum(r.num_samples for r in self._recent) / seconds,
@@ -91,12 +89,10 @@ class ProgressHook(Hook):
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._log is not None and self._board is not None
-        self._log.write(json.dumps(row) + "\n")
-        for name in ("loss", "grad_norm", "samples_per_s", "tokens_per_s", "data_wait"):
-            if row[name] is not None:
-                self._board.add_scalar(f"train/{name}", row[name], row["step"])
-        for part, lr in row["lr"].items():
-            self._board.add_scalar(f"lr/{part}", lr, row["step"])
+        self._log.append(row)
+        curves = ("loss", "grad_norm", "samples_per_s", "tokens_per_s", "data_wait")
+        self._board.add({f"train/{name}": row[name] for name in curves}, row["step"])
+        self._board.add({f"lr/{part}": lr for part, lr in row["lr"].items()}, row["step"])
 
     def _time_left(self, runner: Any) -> str:
         started, first = self._start

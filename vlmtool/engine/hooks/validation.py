@@ -1,14 +1,15 @@
 """Loss on held-out samples."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
+from vlmtool.engine.hooks.board import Board
+from vlmtool.engine.hooks.due import is_due
+from vlmtool.engine.log import LogFile
 from vlmtool.utils.distributed import is_main, sum_over_ranks
 from vlmtool.utils.terminal import err
 
@@ -28,18 +29,16 @@ class ValidationHook(Hook):
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Validate if it is time."""
-        is_last = runner.iter == runner.max_iters
-        if is_last or (self.every is not None and runner.iter % self.every == 0):
+        if is_due(runner, self.every):
             loss = validation_loss(runner, self.loader)
             if is_main():
                 self._write(Path(runner.work_dir), runner.iter, loss)
 
     def _write(self, folder: Path, step: int, loss: float) -> None:
         err().print(f"step {step}  validation loss {loss:.4f}")
-        with open(folder / LOG_FILE, "a", encoding="utf-8") as log:
-            log.write(json.dumps({"step": step, "val_loss": loss}) + "\n")
-        with SummaryWriter(str(folder / "tensorboard")) as board:
-            board.add_scalar("val/loss", loss, step)
+        LogFile(folder / LOG_FILE).append({"step": step, "val_loss": loss})
+        with Board(folder) as board:
+            board.add({"val/loss": loss}, step)
 
 
 @torch.no_grad()
@@ -50,11 +49,13 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> float:
     model.eval()
     total, count = 0.0, 0.0
     for batch in loader:
+        runner.watch.enter(runner.iter - 1, "validating")
         batch = batch.to(runner.device)
         with runner.autocast():
             loss = model(batch.input_ids, batch.labels, batch.pixel_values)
         total += loss.total.item()
         count += int(loss.num_tokens)
     model.train(was_training)
+    runner.watch.enter(runner.iter - 1, "sharing the validation loss")
     total, count = sum_over_ranks([total, count], runner.device)
     return total / count

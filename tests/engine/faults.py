@@ -1,0 +1,57 @@
+"""Parts and hooks that fail on purpose, named in a recipe as a user's own would be."""
+
+import time
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from vlmtool.models.projectors.mlp import MLPProjector
+from vlmtool.utils.distributed import rank
+
+
+class MoodyProjector(MLPProjector):
+    """Gives what is no number in its forward or backward pass, at the steps named.
+
+    Args:
+        forward_at, backward_at: training calls, counted from 1.
+    """
+
+    def __init__(
+        self, vision_hidden_size: int, llm_hidden_size: int, depth: int = 2, hidden_act: str = "gelu",
+        forward_at: list[int] | None = None, backward_at: list[int] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(vision_hidden_size, llm_hidden_size, depth, hidden_act)
+        self.calls = 0
+        self.forward_at, self.backward_at = forward_at or [], backward_at or []
+
+    def forward(self, patch_features: Tensor) -> Tensor:
+        embeds = super().forward(patch_features)
+        if self.training and torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls in self.forward_at:
+                return embeds * float("nan")
+            if self.calls in self.backward_at:
+                embeds.register_hook(lambda gradient: gradient * float("inf"))
+        return embeds
+
+
+class HangHook(Hook):
+    """Rank 1 falls asleep before a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx == self.step and rank() == 1:
+            time.sleep(600)
+
+
+class BusyHook(Hook):
+    """Rank 0 prepares something for long, before the first step, while the other waits for it."""
+
+    def before_run(self, runner: Any) -> None:
+        if rank() == 0:
+            time.sleep(6)
+        torch.distributed.barrier()

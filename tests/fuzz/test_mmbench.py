@@ -1,0 +1,171 @@
+"""MMBench tables of any content: every row is scored or the file is refused; scores are those of a plain count."""
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import example
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from tests.fuzz.profiles import fuzz, outcome, run_command
+from tests.fuzz.strategies import damaged, texts
+from vlmtool.evaluation.mmbench import ABILITIES, MMBench
+from vlmtool.evaluation.mmbench_table import read_mmbench
+from vlmtool.utils.errors import VlmtoolError
+
+COLUMNS = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "l2-category", "split")
+Table = list[dict[str, str]]
+
+some_text = texts.filter(str.strip)
+odd_cells = texts | st.sampled_from(
+    ["0", "1000000", "1.0", "-1", "1e3", "１", "9" * 18, "9" * 19, "9" * 5000, "iVBORw0KGgo="]
+)
+
+
+@st.composite
+def sound_tables(draw: DrawFn) -> Table:
+    """Questions with their rotations; some lack rotations, their base row or answers, as files from anywhere do."""
+    rows: Table = []
+    for base in draw(st.lists(st.integers(0, 999_999), min_size=1, max_size=4, unique=True)):
+        letters = "ABCD"[: draw(st.integers(2, 4))]
+        shared = {
+            "question": draw(some_text), "hint": draw(texts), "image": "", "split": draw(st.sampled_from(["dev",
+            "test", ""])),
+            "category": draw(st.sampled_from(["ocr", "", "[red]x", "nan"])),
+            "l2-category": draw(st.sampled_from(["coarse_perception", "logic_reasoning", "own", ""])),
+        }  # fmt: skip
+        for rotation in draw(st.sets(st.integers(0, len(letters)), min_size=1)):
+            options = {letter: draw(some_text) for letter in letters}
+            answer = {"answer": draw(st.sampled_from([*letters, *letters, *letters, ""]))}
+            rows.append(shared | options | answer | {"index": str(base + rotation * 1_000_000)})
+    return draw(st.permutations(rows))
+
+
+@st.composite
+def written(draw: DrawFn, rows: Table) -> bytes:
+    out = io.StringIO(newline="")
+    quoting = draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
+    writer = csv.DictWriter(out, COLUMNS, delimiter="\t", lineterminator="\r\n", quoting=quoting, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + out.getvalue().encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def spoiled_files(draw: DrawFn) -> bytes:
+    rows = draw(sound_tables())
+    for _ in range(draw(st.integers(0, 2))):
+        row = draw(st.sampled_from(rows))
+        row[draw(st.sampled_from(COLUMNS))] = draw(odd_cells)
+    return draw(damaged(written(rows)))
+
+
+def count_rows(data: bytes) -> int:
+    text = io.StringIO(data.decode("utf-8-sig"), newline="")
+    return sum(1 for cells in csv.reader(text, delimiter="\t") if cells) - 1
+
+
+def chain(length: int) -> bytes:
+    """Rows each of which refers to the next one for its picture."""
+    rows = [f"{index}\tWhich?\ta\tb\t{index + 1}" for index in range(length)]
+    return "\n".join(["index\tquestion\tA\tB\timage", *rows, f"{length}\tWhich?\ta\tb\tAAAA"]).encode()
+
+
+@example(data=chain(5000))
+@fuzz(35, data=spoiled_files())
+def test_every_row_is_there_or_the_file_is_refused(folder, data):
+    path = folder / "table.tsv"
+    path.write_bytes(data)
+    table = outcome(lambda: read_mmbench(path))
+    if not isinstance(table, VlmtoolError):
+        assert len(table.rows) == table.counts["rows"] == count_rows(data)
+        assert len({row.index for row in table.rows}) == len(table.rows)
+
+
+def mean(values: list[bool]) -> float:
+    return sum(values) / len(values)
+
+
+def count_scores(rows: Table, predictions: dict[int, str]) -> dict[str, dict[str, float]]:
+    """The three ways of scoring, counted the long way."""
+    judged = [(int(row["index"]), row) for row in rows if row["answer"]]
+    if not judged:
+        return {}
+    right = {index: predictions.get(index) == row["answer"] for index, row in judged}
+    groups: dict[int, list[int]] = {}
+    for row in rows:
+        groups.setdefault(int(row["index"]) % 1_000_000, []).append(int(row["index"]))
+    whole = {base for base, group in groups.items() if base in group and all(index in right for index in group)}
+
+    def by_group(wanted: Callable[[int], bool], is_right: Callable[[int], bool]) -> dict[str, float]:
+        names: dict[str, list[bool]] = {}
+        for index, row in judged:
+            if wanted(index):
+                ability = ABILITIES.get(row["l2-category"], row["l2-category"])
+                for name in {"Overall", ability, row["category"]} - {""}:
+                    names.setdefault(name, []).append(is_right(index))
+        return {name: mean(values) for name, values in names.items()}
+
+    return {
+        "circular": by_group(lambda index: index in whole, lambda index: all(right[i] for i in groups[index])),
+        "vanilla_first": by_group(lambda index: index < 1_000_000, right.__getitem__),
+        "vanilla_all": by_group(lambda index: True, right.__getitem__),
+    }
+
+
+@st.composite
+def answered(draw: DrawFn) -> tuple[Table, bytes, dict[int, str]]:
+    rows = draw(sound_tables())
+    indices = [int(row["index"]) for row in rows] + [999_999_999]
+    answers = st.sampled_from(["A", "B", "C", "D", "E", "", "neither"])
+    said = draw(st.dictionaries(st.sampled_from(indices), answers))
+    # Mostly right answers, or no question would be right under all its rotations.
+    right = {int(row["index"]): row["answer"] for row in rows if row["answer"]} if draw(st.booleans()) else {}
+    return rows, draw(written(rows)), right | said
+
+
+@fuzz(30, given_answers=answered())
+def test_scores_are_those_of_a_plain_count(folder, given_answers):
+    rows, data, predictions = given_answers
+    path = folder / "scored.tsv"
+    path.write_bytes(data)
+    benchmark = MMBench(path, "strict", needs_pictures=False)
+    for row, read in zip(rows, benchmark.rows, strict=True):
+        assert (read.question, read.answer, read.category) == (row["question"], row["answer"], row["category"])
+        assert read.options == {letter: row[letter] for letter in "ABCD" if letter in row}
+    scores = benchmark.score(predictions)
+    assert scores.scores == count_scores(rows, predictions)
+    for split in scores.splits:
+        assert scores.splits[split] == count_scores([row for row in rows if row["split"] == split], predictions)
+    indices = {int(row["index"]) for row in rows}
+    assert scores.counts["rows"] == len(scores.rows) == len(rows)
+    assert scores.counts["predictions_missing"] == len(indices - set(predictions))
+    assert scores.counts["predictions_unknown"] == len(set(predictions) - indices)
+    assert scores.counts["rows_without_answer"] == sum(not row["answer"] for row in rows)
+
+
+@fuzz(
+    10,
+    data=spoiled_files(),
+    answers=st.dictionaries(st.integers(0, 3), texts, max_size=3),
+    extractor=st.sampled_from(["vlmeval", "xtuner", "strict"]),
+)
+def test_the_command_scores_or_says_what_is_wrong(folder, data, answers, extractor):
+    path, predictions = folder / "command.tsv", folder / "predictions.tsv"
+    path.write_bytes(data)
+    indices: list[Any] = list(range(4))
+    table = outcome(lambda: read_mmbench(path))
+    if not isinstance(table, VlmtoolError):
+        indices = [row.index for row in table.rows] * 4
+    with open(predictions, "w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, delimiter="\t", quoting=csv.QUOTE_ALL)
+        writer.writerow(["index", "prediction"])
+        writer.writerows({indices[place]: text for place, text in answers.items()}.items())
+    code, printed, said = run_command(
+        "mmbench", "--data-path", str(path), "--predictions", str(predictions), "--work-dir", str(folder / "results"),
+        "--extractor", extractor,
+    )  # fmt: skip
+    assert ("Extractor: " in printed) == (code == 0)
+    assert code == 0 or "Error: " in said

@@ -1,0 +1,63 @@
+"""What went wrong without ending the run: skipped steps and bad samples, each listed in a file."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from vlmtool.data.dataset import BadSample
+from vlmtool.engine.log import LogFile
+from vlmtool.engine.loop import SKIPPED_FILE, StepResult
+from vlmtool.utils.distributed import is_main
+from vlmtool.utils.errors import DataError
+from vlmtool.utils.terminal import clean, err
+
+BAD_SAMPLES_FILE = "bad_samples.jsonl"
+MAX_BAD_SHARE = 0.01  # of all samples; more is no accident, and the rest may be wrong in ways that nothing notices
+
+
+class TroubleHook(Hook):
+    """Lists skipped steps with their samples, and bad samples; too many of these end the run."""
+
+    def before_train(self, runner: Any) -> None:
+        """List what was found bad before the first step."""
+        self._note(runner, runner.train_loop.dataloader.dataset.bad, None)
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """List what this step met."""
+        result: StepResult = outputs
+        if result.skipped and is_main():
+            row = {
+                "step": runner.iter,
+                "loss": result.loss,
+                "grad_norm": result.grad_norm,
+                "samples": runner.train_loop.sample_ids(batch_idx),
+            }
+            LogFile(Path(runner.work_dir) / SKIPPED_FILE).append(row)
+            err().print(
+                f"step {runner.iter}  skipped: loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}; "
+                f"its samples stand in {SKIPPED_FILE}",
+            )
+        self._note(runner, result.bad_samples, runner.iter)
+
+    def _note(self, runner: Any, samples: Sequence[BadSample], step: int | None) -> None:
+        known, dataset = runner.train_loop.bad_samples, runner.train_loop.dataloader.dataset
+        new = [sample for sample in dict.fromkeys(samples) if sample.origin not in known]
+        known.update(dict.fromkeys(sample.origin for sample in new))
+        if not new:
+            return
+        file = Path(runner.work_dir) / BAD_SAMPLES_FILE
+        if is_main():
+            log = LogFile(file)
+            for sample in new:
+                log.append({"step": step, **asdict(sample)})
+            named = f"{len(new)} bad samples skipped" if len(new) > 1 else f"bad sample '{new[0].id}' skipped"
+            err().print(clean(f"{named} ({new[0].reason}); listed in {file}"))
+        total = len(dataset) + len(dataset.bad)
+        if len(known) > MAX_BAD_SHARE * total:
+            raise DataError(
+                f"{len(known)} of {total} samples cannot be used, more than {MAX_BAD_SHARE:.0%}: listed in {file}\n"
+                "Mend the data: `vlmtool data check RECIPE --deep` finds all that is wrong with it."
+            )

@@ -1,0 +1,145 @@
+"""The parts of a recipe as their configs describe them: on torch's meta device, with shapes and without memory."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from vlmtool.data.check_record import Prompting
+from vlmtool.data.templates.library import ChatTemplate
+from vlmtool.data.tokenizer import image_token_id
+from vlmtool.models.build import build_projector
+from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
+from vlmtool.models.fingerprint import WEIGHT_FILES, weight_files
+from vlmtool.models.llm import load_failure
+from vlmtool.models.lora import add_encoder_lora, add_llm_lora
+from vlmtool.models.projectors.base import Projector
+from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.errors import CheckpointError
+
+INDEX = "*.index.json"  # of a part in several files: {weight_map: {name: file}}
+
+
+@dataclass
+class PlannedParts:
+    """What of a recipe's parts could be looked at; the rest is None."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Of `llm` and `vision_encoder`."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    template: ChatTemplate | None = None
+    llm: PreTrainedModel | None = None
+    vision_encoder: VisionEncoder | None = None
+    projector: Projector | None = None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the LLM's embedding table."""
+        return self.llm.get_input_embeddings().num_embeddings if self.llm is not None else None
+
+    def model(self) -> VisionLanguageModel | None:
+        """The composed model, where every part of it is known."""
+        if self.tokenizer is None or self.llm is None or self.vision_encoder is None or self.projector is None:
+            return None
+        return VisionLanguageModel(self.vision_encoder, self.projector, self.llm, image_token_id(self.tokenizer))
+
+    def prompting(self, max_length: int) -> Prompting | None:
+        """How samples become tokens, where that is known."""
+        if self.tokenizer is None or self.template is None or self.vision_encoder is None or self.projector is None:
+            return None
+        num_image_tokens = self.projector.num_tokens(self.vision_encoder.num_patches)
+        return Prompting(self.tokenizer, self.template, num_image_tokens, max_length)
+
+
+def planned_llm(recipe: Recipe, folder: Path) -> PreTrainedModel:
+    """The language model with its adapters; what will be trained asks for gradients.
+
+    Raises:
+        CheckpointError: its config cannot be used. RecipeError: an adapter is for layers that it has not.
+    """
+    section, trust = recipe.llm, recipe.runtime.trust_remote_code
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        with torch.device("meta"):
+            llm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+        raise CheckpointError(load_failure(folder, error)) from error
+    llm.requires_grad_(section.is_fully_trained)
+    with torch.device("meta"):
+        return add_llm_lora(llm, section.lora) if section.lora is not None else llm
+
+
+def planned_encoder(recipe: Recipe, folder: Path) -> VisionEncoder:
+    """The image encoder up to the selected layer, with its adapters.
+
+    Raises:
+        CheckpointError: its config cannot be used. UsageError: no encoder that vlmtool knows, or no such layer.
+    """
+    section = recipe.vision_encoder
+    try:
+        cls, config = vision_class(folder), vision_config(folder)
+        with torch.device("meta"):
+            model = cls(config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: its config cannot be read: {str(error).splitlines()[0]}") from error
+    encoder = VisionEncoder(model, section.select_layer, section.select_strategy)
+    encoder.requires_grad_(section.is_fully_trained)
+    if section.lora is not None:
+        with torch.device("meta"):
+            add_encoder_lora(encoder, section.lora)
+    return encoder
+
+
+def planned_projector(recipe: Recipe, vision_hidden_size: int, llm_hidden_size: int) -> Projector:
+    """The projector.
+
+    Raises:
+        RecipeError: no such class, or it does not take these options.
+    """
+    section = recipe.projector
+    with torch.device("meta"):
+        return build_projector(
+            section.type, vision_hidden_size, llm_hidden_size, section.options, section.freeze, device="meta"
+        )
+
+
+def num_image_tokens(recipe: Recipe, encoder_folder: Path) -> int:
+    """Tokens that an image takes in the prompt; they do not depend on the LLM, whose config is not read.
+
+    Raises:
+        CheckpointError, UsageError, RecipeError: as above.
+    """
+    encoder = planned_encoder(recipe, encoder_folder)
+    return planned_projector(recipe, encoder.hidden_size, encoder.hidden_size).num_tokens(encoder.num_patches)
+
+
+def check_weight_files(folder: Path) -> None:
+    """See that a part's weights are all there, and safetensors as long as their headers say.
+
+    Raises:
+        CheckpointError: they are not; the usual cause is a download that broke off.
+    """
+    remedy = "Download the folder again."
+    files = weight_files(folder)
+    for index in folder.glob(INDEX):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{index}: the list of weight files cannot be read: {error}\n{remedy}") from error
+        missing = sorted(name for name in named if not (folder / name).is_file())
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise CheckpointError(f"{folder}: weight file '{missing[0]}'{more} is missing.\n{remedy}")
+    if not files:
+        raise CheckpointError(f"{folder}: holds no weights ({', '.join(WEIGHT_FILES)}).\n{remedy}")
+    for file in files:
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{file}: the weights are damaged: {error}\n{remedy}") from error

@@ -1,0 +1,149 @@
+"""What a run will need of disk and memory: plain estimates from its parts, and what there is."""
+
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.models.weights import saved_names
+from vlmtool.recipe.schema import Recipe, Schedule
+from vlmtool.utils.checklist import Row
+
+FLOAT32 = 4  # bytes; trained weights, their gradients and both moments of Adam are kept in it
+ADAM_STATES = 2
+# bitsandbytes: half a byte and, for each 64 weights, a scale of one byte; or a byte (its scales, one a row, are few).
+QUANTIZED = {"nf4": 0.5 + 1 / 64, "int8": 1.0}
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes in each process; activations, which grow with the batch, come on top."""
+
+    weights: Mapping[str, float]
+    """By part."""
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self.weights.values()) + self.gradients + self.optimizer
+
+
+def memory_need(model: VisionLanguageModel, recipe: Recipe, device: torch.device) -> MemoryNeed:
+    """What training this model keeps in memory.
+
+    Args:
+        model: as planned, what is trained asking for gradients.
+    """
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * FLOAT32
+    llm, quantization = model.llm, recipe.llm.quantization
+    quantized = _linear(llm, llm.get_output_embeddings()) if quantization else set()
+    weights = {
+        "llm": _part_bytes(llm, _frozen_bytes(llm, device), quantized, QUANTIZED.get(quantization or "", 0.0)),
+        "vision_encoder": _part_bytes(model.vision_encoder, _frozen_bytes(model.vision_encoder.model, device)),
+        "projector": _part_bytes(model.projector, FLOAT32),
+    }
+    return MemoryNeed(weights, trained, ADAM_STATES * trained)
+
+
+def _frozen_bytes(part: nn.Module, device: torch.device) -> int:
+    """Bytes of a frozen weight: the checkpoint's on a GPU, float32 on a CPU."""
+    dtype = getattr(part.config, "dtype", None)
+    return dtype.itemsize if device.type != "cpu" and isinstance(dtype, torch.dtype) else FLOAT32
+
+
+def _linear(part: nn.Module, head: nn.Module) -> set[int]:
+    """Identities of the weights that are quantised: of linear layers, the output head aside."""
+    return {id(m.weight) for m in part.modules() if isinstance(m, nn.Linear) and m is not head}
+
+
+def _part_bytes(part: nn.Module, frozen: int, quantized: Collection[int] = (), quantized_bytes: float = 0.0) -> float:
+    """Bytes of the weights, a frozen one of which takes `frozen`, or `quantized_bytes` where it is in `quantized`."""
+    total = 0.0
+    for weight in part.parameters():
+        each = FLOAT32 if weight.requires_grad else quantized_bytes if id(weight) in quantized else frozen
+        total += weight.numel() * each
+    return total
+
+
+def memory_row(need: MemoryNeed, device: torch.device, processes: int = 1) -> Row:
+    """Whether weights, gradients and optimiser fit.
+
+    Args:
+        processes: that share the RAM of this machine; each has a GPU of its own.
+    """
+    if device.type == "cuda":
+        available, where, total = torch.cuda.get_device_properties(device).total_memory, "GPU memory", need.total
+    else:
+        available, where, total = ram(), "RAM", need.total * processes
+    parts = {**need.weights, "gradients": need.gradients, "optimiser": need.optimizer}
+    told = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
+    times = f", in each of {processes} processes" if total != need.total else ""
+    detail = f"{size(total)} of {size(available)} {where}, before activations: {told}{times}"
+    if total <= available:
+        return Row("ok", "memory", detail)
+    return Row("warning", "memory", detail, "Quantise the LLM, train a LoRA or a smaller rank, or use a larger device.")
+
+
+def ram() -> int:
+    """Bytes of memory of this machine, or of the container that this runs in."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
+    return min(installed, int(limit)) if limit.isdecimal() else installed
+
+
+def checkpoint_bytes(model: VisionLanguageModel) -> int:
+    """A checkpoint on disk: the saved weights and, for the trained ones, the optimiser's state."""
+    parameters = dict(model.named_parameters())
+    saved = sum(parameters[name].numel() for name in saved_names(model))
+    trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    return FLOAT32 * (saved + ADAM_STATES * trained)
+
+
+def num_checkpoints(schedule: Schedule, steps: int | None, epochs: int) -> int:
+    """How many lie on disk at once, at most: the ones that are kept, those of epochs, and the one being written.
+
+    Args:
+        steps: of the run; None where only the data tells.
+        epochs: whole ones in the run.
+    """
+    of_epochs = epochs if schedule.save_epochs else 0
+    if schedule.save_every is None:
+        return of_epochs + 1
+    saves = schedule.keep + 1 if steps is None else -(-steps // schedule.save_every)
+    return of_epochs + min(schedule.keep + 1, saves)
+
+
+def disk_row(num: int, each: int, work_dir: Path) -> Row:
+    """Whether the checkpoints fit where they will be written; those of this run that lie there already are counted."""
+    existing = next(p for p in (work_dir, *work_dir.absolute().parents) if p.is_dir())
+    there = sum(f.stat().st_size for p in ("*.pth", "*.state/*") for f in work_dir.glob(p) if f.is_file())
+    free = shutil.disk_usage(existing).free + there
+    detail = f"{num:,} checkpoints of {size(each)} at once, {size(free)} free in '{existing}'"
+    if num * each <= free:
+        return Row("ok", "disk", detail)
+    return Row("error", "disk", detail, "Make room, give another --work-dir, or set schedule.keep lower.")
+
+
+def size(num_bytes: float) -> str:
+    """`1.2 GB`, `35 MB` or `8 kB`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= scale:
+            number = num_bytes / scale
+            return f"{number:.1f} {unit}" if number < 100 else f"{number:,.0f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"
+
+
+def count(number: float) -> str:
+    """`6.7 B`, `158 M` or `33 k`."""
+    for unit, scale in (("B", 1e9), ("M", 1e6)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number / 1e3:.0f} k"
