@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 import tracemalloc
 
 import pytest
@@ -119,17 +118,25 @@ def test_a_missing_file_is_known_before_work_starts(file):
         list(read_records(file.with_name("absent.json")))
 
 
-@pytest.mark.parametrize("broken", ["", '"', "]"])
-def test_a_long_record_costs_its_length_and_not_its_square(file, broken):
-    letters = "x" * 4_000_000
-    file.write_text(f'["{letters}{broken}"]')
-    start = time.process_time()
-    if broken == '"':
-        with pytest.raises(DataError):
-            values(file, 4_000)
+@pytest.mark.parametrize("end", ['"]', "]"])
+def test_a_long_record_is_tried_again_only_when_it_has_doubled(file, monkeypatch, end):
+    tries = []
+    decode = json_stream._decode
+    monkeypatch.setattr(json_stream, "_decode", lambda text, place: tries.append(place) or decode(text, place))
+    file.write_text('["' + "x" * 400_000 + end)
+    if end == "]":
+        with pytest.raises(DataError, match="Unterminated string"):
+            values(file, 1000)
     else:
-        assert values(file, 4_000) == [letters + broken]
-    assert time.process_time() - start < 2  # a thousand readings of half the record would take twenty
+        assert values(file, 1000) == ["x" * 400_000]
+    assert len(tries) < 12  # of 400 blocks
+
+
+def test_records_after_a_long_one_come_with_their_blocks(file):
+    short = '"' + "y" * 97 + '",'  # ten of them are a block: none is cut
+    file.write_text('["' + "x" * 49_996 + '",' + short * 1000 + '"z"]')
+    counts = [len(records) for records in read_blocks(file, 1000)]
+    assert min(counts[70:-1]) > 0
 
 
 @pytest.mark.parametrize("text", ['["', "[[", '{"a": "'])

@@ -46,8 +46,9 @@ def renderer(folder: Path) -> Callable[[str, str], Renderer]:
     tokenizers = {}
     for name, special in TOKENIZERS.items():
         tokenizer = make_tokenizer(special)
-        if name == "markers":  # as Llama 3's
+        if name == "markers":  # as Llama 3's, and with tokens that may lie across the edge of an answer
             tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+            tokenizer.add_tokens(["\n\n", "\n\n\n", "  "])
         tokenizer.save_pretrained(folder / name)
         tokenizers[name] = load_tokenizer(folder / name)
     return lambda tokenizer, template: Renderer(tokenizers[tokenizer], find_template(template, None), tokens_of)

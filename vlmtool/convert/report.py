@@ -158,7 +158,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}\nThe folder is damaged: copy it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: holds no JSON object.\nThe folder is damaged: copy it again.")

@@ -48,9 +48,10 @@ class _Encoded:
     def add(self, ids: list[int], offsets: Sequence[Span], shift: int) -> None:
         """Append the tokens of a piece of text that begins at character `shift`."""
         self.ids += ids
-        # A byte-level tokenizer that trims offsets gives a token of spaces no width: it stands before where it ends.
+        # A byte-level tokenizer that trims offsets gives a token of spaces no width: it stands before where it ends,
+        # or, where the piece begins with it, ends after its first character.
         self.starts += [shift + (start if start < end else max(end - 1, 0)) for start, end in offsets]
-        self.ends += [shift + end for _, end in offsets]
+        self.ends += [shift + max(end, 1) for _, end in offsets]
 
     def straddles(self, place: int) -> bool:
         """A token holds characters from both sides of `place`."""

@@ -66,8 +66,10 @@ def _read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     file = folder / CONFIG
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: the config cannot be read: {error}\nIs the folder whole?") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: holds no JSON object.\nIs the folder whole?")
     if "visual_hidden_size" in content:  # XTuner's
         options = {name: content[name] for name in ("depth", "hidden_act", "bias") if name in content}
         config = dict(type=_XTUNER_TYPE, vision_hidden_size=content["visual_hidden_size"], options=options)
