@@ -108,7 +108,7 @@ def flip(file: Path, position: int) -> None:
 
 def test_a_model_folder_tells_all_of_itself(made, standins, inspect):
     code, out, _ = inspect(made.folder)
-    assert code == 0 and max(len(line) for line in out.splitlines() if str(made.folder.parent) not in line) <= 80
+    assert code == 0 and max(len(line) for line in out.splitlines() if str(made.folder.parents[1]) not in line) <= 80
     assert "model folder" in block(out, "what") and block(out, "recipe") == f"recipe {FINETUNE}, step 2, epoch 0"
     llm = block(out, "llm")
     assert "lora r=8 alpha=16 on nf4" in llm and f"{made.llm} {part_hash(made.llm)[:12]} agrees" in llm

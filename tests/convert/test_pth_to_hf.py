@@ -253,12 +253,15 @@ def test_a_checkpoint_that_contradicts_itself(name, change, train, tmp_path):
         pth_to_hf(run.recipe, run.path, tmp_path / "hf")
 
 
-def test_only_a_projector_class_is_called(train, tmp_path):
+@pytest.mark.parametrize(
+    ("named", "told"), [("subprocess.Popen", "was not run"), ("vlmtool.utils.files.remove", "not a projector")]
+)
+def test_only_a_projector_class_is_called(train, tmp_path, named, told):
     run = train(llm={"lora": LORA})
     content = torch.load(run.path, weights_only=True)
-    content["meta"]["recipe"]["projector"]["type"] = content["meta"]["projector"]["type"] = "subprocess.Popen"
+    content["meta"]["recipe"]["projector"]["type"] = content["meta"]["projector"]["type"] = named
     torch.save(content, run.path)
-    with pytest.raises(CheckpointError, match="not a projector"):
+    with pytest.raises(CheckpointError, match=told):
         pth_to_hf(None, run.path, tmp_path / "hf")
 
 
