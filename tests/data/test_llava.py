@@ -77,6 +77,13 @@ def test_a_path_out_of_the_image_folder_is_refused(path):
     assert caught.value.kind == "outside"
 
 
+@pytest.mark.parametrize("path", ["https://example.org/a.jpg", "file:///etc/passwd", "s3://bucket/a.jpg"])
+def test_an_address_in_a_record_is_told_and_not_fetched(path):
+    with pytest.raises(RecordError, match="is an address") as caught:
+        parse(record("<image>", "A", image=path))
+    assert caught.value.kind == "outside"
+
+
 @pytest.mark.parametrize(
     ("text", "images", "counts"),
     [("<image><image>", "a.png", "2 <image> tags but 1 images"), ("Q", "a.png", "0 <image> tags but 1 images"),

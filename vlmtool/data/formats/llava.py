@@ -115,6 +115,12 @@ def _image_paths(value: Any, where: str) -> list[str]:
     for path in paths:
         if not isinstance(path, str):
             raise RecordError(f"{where}: 'image' must be a path or a list of paths, not {path!r}.")
+        if "://" in path:
+            raise RecordError(
+                f"{where}: image '{path}' is an address; those in records are not fetched.\n"
+                "Download the pictures and name their files.",
+                "outside",
+            )
         if not is_inside(path):
             raise RecordError(
                 f"{where}: image path '{path}' is absolute or leaves the image folder.\n"
