@@ -1,15 +1,19 @@
 """Put a peft adapter on a part, with nothing of it skipped."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from torch import nn
 
 from vlmtool.utils.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # What peft raises, by no rule, where a config from anywhere says what its code does not expect. Not RuntimeError, which
 # a full GPU raises too.
@@ -22,6 +26,10 @@ def add_adapter(part: nn.Module, folder: Path) -> PeftModel:
     Raises:
         CheckpointError: the adapter is damaged, or its weights are not exactly those that the part takes.
     """
+    # Takes a second to import, which a merged model does without.
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_peft_weights(str(folder), device="cpu")

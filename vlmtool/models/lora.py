@@ -1,13 +1,17 @@
-"""Low-rank adapters on a part, through peft."""
+"""Low-rank adapters on a part, through peft, which takes a second to import: models without adapters go without it."""
 
-from typing import Any, Protocol
+from __future__ import annotations
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from typing import TYPE_CHECKING, Any, Protocol
+
 from torch import nn
 from transformers import PreTrainedModel
 
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.utils.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 ADAPTER = "default"  # peft's name of the one adapter a part has
 
@@ -27,12 +31,16 @@ class LoraSettings(Protocol):
 
 def add_llm_lora(llm: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     """Adapters on the LLM's linear layers, the output head aside."""
+    from peft import get_peft_model
+
     modules = linear_layer_names(llm, lora.target_modules)
     return get_peft_model(llm, _config(lora, modules, task_type="CAUSAL_LM"))
 
 
 def add_encoder_lora(encoder: VisionEncoder, lora: LoraSettings) -> None:
     """Adapters on the linear layers of the encoder's blocks, in place."""
+    from peft import get_peft_model
+
     modules = linear_layer_names(encoder.model, lora.target_modules)
     encoder.model = get_peft_model(encoder.model, _config(lora, modules, layers=encoder.num_blocks))
 
@@ -40,6 +48,8 @@ def add_encoder_lora(encoder: VisionEncoder, lora: LoraSettings) -> None:
 def _config(
     lora: LoraSettings, modules: list[str], task_type: str | None = None, layers: int | None = None
 ) -> LoraConfig:
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -75,6 +85,8 @@ def linear_layer_names(model: PreTrainedModel, wanted: tuple[str, ...] = ()) -> 
 
 def adapter_config(part: nn.Module) -> dict[str, Any] | None:
     """A part's adapter settings as plain values, as `adapter_config.json` has them; None without an adapter."""
+    from peft import PeftModel
+
     if not isinstance(part, PeftModel):
         return None
     values = part.peft_config[ADAPTER].to_dict()

@@ -14,5 +14,6 @@ data = dict(
     image_folder="work_dirs/demo/data/images",
     max_length=256,
     pad_to_square=True,
+    num_workers=1,  # two cores: the other one is the model's
 )
 schedule = dict(lr=8e-3, max_steps=500, batch_size=32, log_every=50)
