@@ -1,9 +1,8 @@
 """From a conversation to token ids and labels, through the chat template; the same for training and for prompts."""
 
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from vlmtool.data.conversation import Conversation, Image, Message
+from vlmtool.data.encode import Encoded, Span, TextEncoder
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import IMAGE_TAG, image_token_id
 from vlmtool.utils.errors import DataError
@@ -19,8 +19,6 @@ IGNORED = -100  # label of a token that is not supervised, as in Hugging Face
 # Stands for a tag that is plain text (in an answer) while the template is rendered; no text of users holds it.
 _LITERAL = "\ue0f1"
 _PIECE = re.compile(f"{_LITERAL}|[^{_LITERAL}]+")
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,28 +33,6 @@ class Rendered:
         """Number of tokens that make the loss; the first token predicts nothing from before it."""
         targets = self.labels[1:]
         return len(targets) - targets.count(IGNORED)
-
-
-@dataclass
-class _Encoded:
-    """Token ids of a text and the characters each was made from; both lists of places rise."""
-
-    ids: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-
-    def add(self, ids: list[int], offsets: Sequence[Span], shift: int) -> None:
-        """Append the tokens of a piece of text that begins at character `shift`."""
-        self.ids += ids
-        # A byte-level tokenizer that trims offsets gives a token of spaces no width: it stands before where it ends,
-        # or, where the piece begins with it, ends after its first character.
-        self.starts += [shift + (start if start < end else max(end - 1, 0)) for start, end in offsets]
-        self.ends += [shift + max(end, 1) for _, end in offsets]
-
-    def straddles(self, place: int) -> bool:
-        """A token holds characters from both sides of `place`."""
-        before = bisect_left(self.starts, place) - 1
-        return before >= 0 and self.ends[before] > place
 
 
 class Renderer:
@@ -77,7 +53,11 @@ class Renderer:
         self.image_token_id = image_token_id(tokenizer)
         self._marks_answers = template.marks_answers
         self._ids_of_spaces: dict[str, list[int]] = {}
-        self._literal_ids = tokenizer.encode(IMAGE_TAG, add_special_tokens=False, split_special_tokens=True)
+        literal_ids = tokenizer.encode(IMAGE_TAG, add_special_tokens=False, split_special_tokens=True)
+        self._literal = literal_ids, [(0, 1)] * len(literal_ids)
+        tokenizer.backend_tokenizer.encode_special_tokens = False  # as it was before it was asked for the literal tag
+        # What transformers wraps around a tokenizer takes a fifth of the time.
+        self._encoder = TextEncoder(tokenizer.backend_tokenizer)
 
     def sample(self, conversation: Conversation) -> Rendered:
         """Token ids and labels of a training sample; only the assistant's answers, with their end, are supervised.
@@ -94,7 +74,7 @@ class Renderer:
         encoded = self._encode(text, spans)
         labels = [IGNORED] * len(encoded.ids)
         for start, end in spans:
-            first, stop = bisect_right(encoded.ends, start), bisect_left(encoded.starts, end)
+            first, stop = encoded.first_beyond(start), encoded.first_from(end)
             labels[first:stop] = encoded.ids[first:stop]
         return self._expand(encoded.ids, labels, conversation.images, conversation.id)
 
@@ -135,7 +115,7 @@ class Renderer:
             ) from error
         return texts[0], [tuple(span) for span in spans[0]] if spans else []
 
-    def _encode(self, text: str, spans: Sequence[Span]) -> _Encoded:
+    def _encode(self, text: str, spans: Sequence[Span]) -> Encoded:
         """Tokens of `text`, with an edge between tokens where an answer begins and where it ends.
 
         A prompt ends where its answer begins, and its ids must be the first ids of the sample. Where the tokenizer
@@ -149,7 +129,7 @@ class Renderer:
         )
         return self._encode_pieces(text, cuts) if cuts else encoded
 
-    def _spaces_stand_alone(self, encoded: _Encoded, text: str, end: int) -> bool:
+    def _spaces_stand_alone(self, encoded: Encoded, text: str, end: int) -> bool:
         """The spaces and line ends before character `end` have the ids that they have at the end of a text."""
         first = end
         while first > 0 and text[first - 1].isspace():
@@ -159,19 +139,18 @@ class Renderer:
             return True
         if spaces not in self._ids_of_spaces:
             self._ids_of_spaces[spaces] = self.tokenizer.encode(spaces, add_special_tokens=False)
-        here = encoded.ids[bisect_left(encoded.starts, first) : bisect_right(encoded.ends, end)]
+        here = encoded.ids[encoded.first_from(first) : encoded.first_beyond(end)]
         return self._ids_of_spaces[spaces][-len(here) :] == here  # sentencepiece puts a "▁" before a text
 
-    def _encode_pieces(self, text: str, cuts: Sequence[int]) -> _Encoded:
+    def _encode_pieces(self, text: str, cuts: Sequence[int]) -> Encoded:
         """Tokens of `text`, cut at characters `cuts`. A literal tag is encoded as the text it is."""
-        encoded = _Encoded()
+        encoded = Encoded()
         for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
             for piece in _PIECE.finditer(text, start, end):
                 if piece.group() == _LITERAL:
-                    encoded.add(self._literal_ids, [(0, 1)] * len(self._literal_ids), piece.start())
+                    encoded.add([self._literal], [piece.start()])
                     continue
-                result = self.tokenizer(piece.group(), add_special_tokens=False, return_offsets_mapping=True)
-                encoded.add(result["input_ids"], result["offset_mapping"], piece.start())
+                self._encoder.add(encoded, piece.group(), piece.start())
         return encoded
 
     def _expand(self, tokens: list[int], labels: list[int], images: list[Image], sample_id: str) -> Rendered:
