@@ -15,7 +15,7 @@ from vlmtool.demo.commands import demo_steps
 from vlmtool.demo.digits import DIGIT_WORDS, digit_samples
 from vlmtool.demo.part_llm import letter_accuracy
 from vlmtool.demo.probe import fit
-from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.utils.hub import local_folder
 
 ASSETS = Path(scenes.__file__).parent / "assets"

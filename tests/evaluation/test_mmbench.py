@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vlmtool.evaluation.mmbench import LETTER_CHINESE, LETTER_ENGLISH, MMBench
+from vlmtool.evaluation.benchmark import Options
+from vlmtool.evaluation.benchmarks.mmbench import LETTER_CHINESE, LETTER_ENGLISH, MMBench
 from vlmtool.evaluation.pictures import decode_picture
 from vlmtool.evaluation.predictions import read_predictions
 from vlmtool.utils.errors import DataError
@@ -50,7 +51,7 @@ def test_scores_agree_with_vlmevalkit(expected, given):
 
 
 def test_scores_agree_with_xtuner(expected, given):
-    circular = MMBench(DATA / "mmbench.tsv", "xtuner").score(given).scores["circular"]
+    circular = MMBench(DATA / "mmbench.tsv", Options(extractor="xtuner")).score(given).scores["circular"]
     rule = dict(expected["xtuner_rule"])
     assert circular["Overall"] == pytest.approx(rule.pop("Average"), abs=1e-9)
     assert {name: circular[name] for name in rule} == pytest.approx(rule, abs=1e-9)
@@ -111,14 +112,14 @@ def test_unbalanced_quote_names_the_line(tmp_path, broken, line):
     path = tmp_path / "q.tsv"
     path.write_text("index\tquestion\tA\tB\timage\n1\tWhich?\tred\tgreen\tx\n" + broken)
     with pytest.raises(DataError, match=rf"q.tsv:{line}: a quote in the row that starts on this line"):
-        MMBench(path, needs_pictures=False)
+        MMBench(path, Options(needs_pictures=False))
 
 
 def test_row_with_lost_cells_names_the_line(tmp_path):
     path = tmp_path / "q.tsv"
     path.write_text("index\tquestion\tA\tB\timage\n1\tWhich?\tred\tgreen\n")
     with pytest.raises(DataError, match=r"q.tsv:2: 4 cells where the header has 5"):
-        MMBench(path, needs_pictures=False)
+        MMBench(path, Options(needs_pictures=False))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,13 @@ def test_broken_tables_say_where(tmp_path, content, message):
     path = tmp_path / "t.tsv"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        MMBench(path, needs_pictures=False)
+        MMBench(path, Options(needs_pictures=False))
 
 
 def test_byte_order_mark_windows_lines_and_empty_lines(tmp_path):
     path = tmp_path / "t.tsv"
     path.write_bytes(b"\xef\xbb\xbfindex\tquestion\tA\tB\r\n\r\n1.0\tq\ta\tb\r\n")
-    assert [sample.index for sample in MMBench(path, needs_pictures=False).samples()] == [1]
+    assert [sample.index for sample in MMBench(path, Options(needs_pictures=False)).samples()] == [1]
 
 
 def test_picture_references_are_followed_any_number_of_times(write_table, question):
@@ -182,7 +183,7 @@ def test_bad_pictures_are_found_before_the_model_runs(write_table, cell, message
     path = write_table({"image": cell})
     with pytest.raises(DataError, match=rf"table.tsv:2: .*{message}"):
         MMBench(path)
-    assert MMBench(path, needs_pictures=False).score({0: "A"}).scores["circular"]["Overall"] == 1
+    assert MMBench(path, Options(needs_pictures=False)).score({0: "A"}).scores["circular"]["Overall"] == 1
 
 
 @pytest.mark.parametrize(

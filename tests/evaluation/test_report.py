@@ -12,7 +12,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from vlmtool.cli.mmbench import mmbench
-from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.report import report
 from vlmtool.evaluation.xlsx import CELL_LIMIT, cell_text
 from vlmtool.utils.errors import DataError, UsageError

@@ -4,7 +4,7 @@ import pytest
 
 from vlmtool.chat.generator import GenerationSettings
 from vlmtool.evaluation import run
-from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.predictions import read_predictions
 from vlmtool.evaluation.run import answer_all
 
@@ -27,7 +27,10 @@ class FakeGenerator:
     def prompt_length(self, request) -> int:
         return len(request.messages[0].content[1])
 
-    def generate(self, requests, settings) -> list[str]:
+    def prepare(self, requests):
+        return list(requests)
+
+    def answer(self, requests, settings) -> list[str]:
         assert settings == SETTINGS
         if len(self.batches) == self.lives:
             raise Interrupt

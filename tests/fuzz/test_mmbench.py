@@ -11,8 +11,9 @@ from hypothesis.strategies import DrawFn
 
 from tests.fuzz.profiles import fuzz, outcome, run_command
 from tests.fuzz.strategies import damaged, texts
-from vlmtool.evaluation.mmbench import ABILITIES, MMBench
-from vlmtool.evaluation.mmbench_table import read_mmbench
+from vlmtool.evaluation.benchmark import Options
+from vlmtool.evaluation.benchmarks.mmbench import ABILITIES, MMBench
+from vlmtool.evaluation.benchmarks.mmbench_table import read_mmbench
 from vlmtool.utils.errors import VlmtoolError
 
 COLUMNS = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "l2-category", "split")
@@ -131,7 +132,7 @@ def test_scores_are_those_of_a_plain_count(folder, given_answers):
     rows, data, predictions = given_answers
     path = folder / "scored.tsv"
     path.write_bytes(data)
-    benchmark = MMBench(path, "strict", needs_pictures=False)
+    benchmark = MMBench(path, Options(extractor="strict", needs_pictures=False))
     for row, read in zip(rows, benchmark.rows, strict=True):
         assert (read.question, read.answer, read.category) == (row["question"], row["answer"], row["category"])
         assert read.options == {letter: row[letter] for letter in "ABCD" if letter in row}

@@ -11,7 +11,7 @@ from openpyxl import Workbook, load_workbook
 from vlmtool.demo.page import write_demo_page
 from vlmtool.demo.proof import Proof, ProofRow
 from vlmtool.evaluation import xlsx
-from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.predictions import read_predictions
 from vlmtool.evaluation.report import report
 from vlmtool.evaluation.xlsx import write_xlsx

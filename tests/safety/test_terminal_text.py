@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from vlmtool.chat.terminal import say
-from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.report import _table, report
 from vlmtool.utils.terminal import clean, clean_line, err, out
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class Decoder:
         self._next_position: Tensor | None = None  # (B, 1)
 
     def prefill(self, inputs_embeds: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Run the prompts, after what `kv` holds; logits (B, V) of the first answer token.
+        """Run prompts, or what follows in them after what is already prefilled; logits (B, V) of the next token.
 
         Args:
             inputs_embeds: (B, T, D), padded on the left.
@@ -30,11 +31,14 @@ class Decoder:
         """
         batch, length, _ = inputs_embeds.shape
         past = self.kv.get_seq_length()
+        begin = past if self._next_position is None else self._next_position
         if mask is None:
-            positions = torch.arange(past, past + length, device=inputs_embeds.device).expand(batch, -1)
+            positions = begin + torch.arange(length, device=inputs_embeds.device).expand(batch, -1)
         else:
-            positions = past + (mask.cumsum(-1) - 1).clamp(min=0)
-            self._mask = torch.cat([mask.new_ones(batch, past), mask], dim=1)
+            positions = begin + (mask.cumsum(-1) - 1).clamp(min=0)
+        if mask is not None or self._mask is not None:
+            new = torch.ones(batch, length, dtype=torch.long, device=inputs_embeds.device) if mask is None else mask
+            self._mask = torch.cat([new.new_ones(batch, past) if self._mask is None else self._mask, new], dim=1)
         self._next_position = positions[:, -1:] + 1
         return self._run(inputs_embeds, positions)
 
@@ -48,7 +52,7 @@ class Decoder:
         return self._run(self._llm.get_input_embeddings()(tokens[:, None]), positions)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only; finished ones cost nothing more."""
+        """Go on with these rows only; finished ones cost nothing more. A row may be named several times."""
         self.kv.batch_select_indices(rows)
         if self._mask is not None:
             self._mask = self._mask[rows]
@@ -107,17 +111,8 @@ class PromptCache:
                 self.kv, self.keys = DynamicCache(), []
 
 
-class ImagePosition:
+class ImagePosition(NamedTuple):
     """One image token in a prompt: equal to another only if it is the same token of the same image."""
 
-    __slots__ = ("image", "number")
-
-    def __init__(self, image: Hashable, number: int) -> None:
-        self.image = image
-        self.number = number
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ImagePosition) and (self.image, self.number) == (other.image, other.number)
-
-    def __hash__(self) -> int:
-        return hash((self.image, self.number))
+    image: Hashable
+    number: int

@@ -1,7 +1,7 @@
 """The one generator: chat, evaluation and the sample answers of training all ask it."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vlmtool.chat.answer import Answer
+from vlmtool.chat.batch import Batch, read_batch
 from vlmtool.chat.decoder import Decoder, PromptCache
-from vlmtool.chat.prompt import Prompt, Request, distinct, read_prompt
+from vlmtool.chat.prompt import Prompt, Request, read_prompt
 from vlmtool.chat.sampling import GenerationSettings, Sampler
-from vlmtool.data.conversation import Image
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.models.vlm import VisionLanguageModel
@@ -28,15 +28,22 @@ class Generator:
     Args:
         transform: None for a model without eyes, whose renderer refuses images.
         identity: hash of the model, for stores of answers; empty while it is trained.
+        shares_prefixes: compute what neighbours in a batch begin with once; the answers are the same.
     """
 
     def __init__(
-        self, model: VisionLanguageModel, renderer: Renderer, transform: ImageTransform | None, identity: str = ""
+        self,
+        model: VisionLanguageModel,
+        renderer: Renderer,
+        transform: ImageTransform | None,
+        identity: str = "",
+        shares_prefixes: bool = True,
     ) -> None:
         self.model = model
         self.renderer = renderer
         self.transform = transform
         self.identity = identity
+        self.shares_prefixes = shares_prefixes
         self._image_folder = transform.image_folder if transform is not None else Path(".")
         self._stop_ids = stop_ids(renderer, model.llm)
 
@@ -50,12 +57,23 @@ class Generator:
         Raises:
             DataError: an image is missing or broken, or a prompt fills the model's context.
         """
-        if not requests:
-            return []
-        prompts = [self._read(request) for request in requests]
-        answers = [self._new_answer(prompt, settings) for prompt in prompts]
-        with answering(self.model):
-            self._decode(prompts, answers, settings)
+        return self.answer(self.prepare(requests), settings)
+
+    def prepare(self, requests: Sequence[Request]) -> Batch:
+        """Read prompts and images; needs no device.
+
+        Raises:
+            DataError: an image is missing or broken, or a prompt fills the model's context.
+        """
+        known: dict[Hashable, Hashable] = {}
+        return read_batch([self._read(request, known) for request in requests], self.transform)
+
+    def answer(self, batch: Batch, settings: GenerationSettings) -> list[str]:
+        """Answer what was prepared, in the order given. Beginnings that neighbours share are computed once."""
+        answers = [self._new_answer(prompt, settings) for prompt in batch.prompts]
+        if answers:
+            with answering(self.model):
+                self._decode(batch, answers, settings)
         return [answer.text for answer in answers]
 
     def stream(self, request: Request, settings: GenerationSettings, cache: PromptCache | None = None) -> Iterator[str]:
@@ -84,11 +102,11 @@ class Generator:
                 logits = decoder.feed(tokens)
                 keys.append(int(tokens))
 
-    def _decode(self, prompts: Sequence[Prompt], answers: Sequence[Answer], settings: GenerationSettings) -> None:
+    def _decode(self, batch: Batch, answers: Sequence[Answer], settings: GenerationSettings) -> None:
         """Fill the answers, all prompts in one batch that shrinks as answers end."""
         decoder = Decoder(self.model.llm)
-        sampler = Sampler(settings, len(prompts), self.model.device)
-        logits = decoder.prefill(*self._embed(prompts))
+        sampler = Sampler(settings, len(answers), self.model.device)
+        logits = self._prefill(decoder, batch)
         active = list(answers)
         while True:
             tokens = sampler.pick(logits)
@@ -104,37 +122,49 @@ class Generator:
                 tokens, active = tokens[rows], [active[row] for row in going]
             logits = decoder.feed(tokens)
 
+    def _prefill(self, decoder: Decoder, batch: Batch) -> Tensor:
+        """Logits (B, V) of the first answer tokens; what a family shares is run once, and its rows go on from there."""
+        image_embeds = self._encode(batch)
+        families = batch.families
+        if not self.shares_prefixes or all(family.size == 1 for family in families):
+            return decoder.prefill(*self._embed(batch.prompts, batch, image_embeds))
+        prefixes = [batch.prompts[family.first].part(0, family.shared) for family in families]
+        decoder.prefill(*self._embed(prefixes, batch, image_embeds))
+        row_of = [number for number, family in enumerate(families) for _ in range(family.size)]
+        decoder.keep(torch.tensor(row_of, device=self.model.device))
+        rest = [prompt.part(families[row].shared) for prompt, row in zip(batch.prompts, row_of, strict=True)]
+        return decoder.prefill(*self._embed(rest, batch, image_embeds))
+
     def _prefill_new(self, prompt: Prompt, cache: PromptCache) -> tuple[Decoder, Tensor]:
         """Compute what of the prompt `cache` does not hold."""
-        start = cache.reuse(prompt.keys)
-        input_ids = torch.tensor([prompt.input_ids[start:]], device=self.model.device)
-        new_images = [image for image, at in zip(prompt.images, prompt.image_starts, strict=True) if at >= start]
-        embeds = self.model.embed(input_ids, self._encode(new_images))
+        rest = prompt.part(cache.reuse(prompt.keys))
+        batch = read_batch([rest], self.transform)
+        embeds, _ = self._embed([rest], batch, self._encode(batch))
         decoder = Decoder(self.model.llm, cache.kv)
         with cache.changing():
             logits = decoder.prefill(embeds)
             cache.keys[:] = prompt.keys
         return decoder, logits
 
-    def _embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, batch: Batch) -> Tensor | None:
+        """Embeddings (I, N', D) of the batch's different images."""
+        pixel_values = batch.pixel_values
+        return None if pixel_values is None else self.model.encode_images(pixel_values.to(self.model.device))
+
+    def _embed(
+        self, prompts: Sequence[Prompt], batch: Batch, image_embeds: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Embeddings (B, T, D) padded on the left, and the mask (B, T), None where nothing is padded."""
         longest = max(len(prompt.input_ids) for prompt in prompts)
         rows = [torch.tensor(prompt.input_ids) for prompt in prompts]
         input_ids = torch.stack([pad(row, (longest - len(row), 0)) for row in rows]).to(self.model.device)
         mask = torch.stack([pad(torch.ones_like(row), (longest - len(row), 0)) for row in rows]).to(self.model.device)
-        images = self._encode([image for prompt in prompts for image in prompt.images])
-        return self.model.embed(input_ids, images), None if bool(mask.all()) else mask
+        which = [batch.number_of[key] for prompt in prompts for key in prompt.image_keys]
+        embeds = image_embeds[torch.tensor(which, device=image_embeds.device)] if image_embeds is not None else None
+        return self.model.embed(input_ids, embeds if which else None), None if bool(mask.all()) else mask
 
-    def _encode(self, images: Sequence[Image]) -> Tensor | None:
-        """Image embeddings (I, N', D); an image that occurs several times is encoded once."""
-        if not images or self.transform is None:
-            return None
-        unique, which = distinct(images, self._image_folder)
-        image_embeds = self.model.encode_images(self.transform(unique).to(self.model.device))
-        return image_embeds[torch.tensor(which, device=image_embeds.device)]
-
-    def _read(self, request: Request) -> Prompt:
-        prompt = read_prompt(self.renderer, request, self._image_folder)
+    def _read(self, request: Request, known: dict[Hashable, Hashable] | None = None) -> Prompt:
+        prompt = read_prompt(self.renderer, request, self._image_folder, known)
         if (length := len(prompt.input_ids)) >= self._context:
             raise DataError(
                 f"The prompt has {length} tokens, images included; the model reads {self._context} at most.\n"

@@ -1,9 +1,9 @@
 """A question as the model reads it: token ids, images, and what stands at each position."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vlmtool.chat.decoder import ImagePosition
 from vlmtool.data.conversation import Image, Message
@@ -26,6 +26,22 @@ class Prompt:
     image_starts: list[int]
     keys: list[Hashable]
     """What stands at each position: a token id, or an `ImagePosition`."""
+
+    @property
+    def image_keys(self) -> list[Hashable]:
+        """Of each image, equal only for the same one."""
+        return [cast(ImagePosition, self.keys[start]).image for start in self.image_starts]
+
+    def part(self, start: int, stop: int | None = None) -> "Prompt":
+        """From one position to another, neither inside an image."""
+        stop = len(self.input_ids) if stop is None else stop
+        inside = [number for number, at in enumerate(self.image_starts) if start <= at < stop]
+        return Prompt(
+            self.input_ids[start:stop],
+            [self.images[number] for number in inside],
+            [self.image_starts[number] - start for number in inside],
+            self.keys[start:stop],
+        )
 
 
 class SameObject:
@@ -52,12 +68,16 @@ def image_key(image: Image, folder: Path = Path(".")) -> Hashable:
     return (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
 
-def read_prompt(renderer: Renderer, request: Request, folder: Path = Path(".")) -> Prompt:
+def read_prompt(
+    renderer: Renderer, request: Request, folder: Path = Path("."), known: dict[Hashable, Hashable] | None = None
+) -> Prompt:
     """Render a request; no image is opened.
 
     Args:
         folder: where relative image paths are looked up.
+        known: image keys of other prompts: equal ones become the same object, which is compared faster.
     """
+    known = {} if known is None else known
     input_ids = renderer.prompt(request.messages)
     images = [image for message in request.messages for image in message.images]
     keys: list[Hashable] = list(input_ids)
@@ -67,21 +87,8 @@ def read_prompt(renderer: Renderer, request: Request, folder: Path = Path(".")) 
         position = input_ids.index(renderer.image_token_id, position)
         starts.append(position)
         key = image_key(image, folder)
+        key = known.setdefault(key, key)
         for number in range(renderer.num_image_tokens(image)):
             keys[position] = ImagePosition(key, number)
             position += 1
     return Prompt(input_ids, images, starts, keys)
-
-
-def distinct(images: Sequence[Image], folder: Path = Path(".")) -> tuple[list[Image], list[int]]:
-    """The different images, in order of first appearance, and for each image which of them it is."""
-    numbers: dict[Hashable, int] = {}
-    unique: list[Image] = []
-    which: list[int] = []
-    for image in images:
-        key = image_key(image, folder)
-        if key not in numbers:
-            numbers[key] = len(unique)
-            unique.append(image)
-        which.append(numbers[key])
-    return unique, which

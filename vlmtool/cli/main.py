@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vlmtool.cli import chat, config, convert, data, demo, inspect, mmbench, train
+from vlmtool.cli import chat, config, convert, data, demo, eval, inspect, mmbench, train
 from vlmtool.cli.invoke import invoke
 from vlmtool.utils.noise import silence_libraries
 from vlmtool.version import __version__
@@ -53,6 +53,7 @@ convert_group.command("merge")(convert.merge)
 
 app.command("chat")(chat.chat)
 app.command("mmbench")(mmbench.mmbench)
+app.command("eval")(eval.evaluate)
 
 config_group = _group("config", "List, show and copy recipes.")
 config_group.command("list")(config.list_recipes)

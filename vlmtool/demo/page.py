@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from vlmtool.demo.data import data_paths
 from vlmtool.demo.proof import Proof
-from vlmtool.evaluation.mmbench import MMBench, question_text
+from vlmtool.evaluation.benchmarks.mmbench import MMBench, question_text
 from vlmtool.evaluation.pictures import picture_bytes
 from vlmtool.utils.files import write_text
 

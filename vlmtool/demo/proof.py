@@ -13,7 +13,7 @@ from vlmtool.chat.generator import GenerationSettings, Generator
 from vlmtool.chat.load import load_chat_model
 from vlmtool.demo.data import DemoData
 from vlmtool.demo.probe import probe_accuracy
-from vlmtool.evaluation.mmbench import MMBench
+from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.report import METRICS_FILE
 from vlmtool.evaluation.run import answer_all
 from vlmtool.models.build import build_projector

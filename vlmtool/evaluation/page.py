@@ -2,16 +2,19 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
 
-from vlmtool.evaluation.benchmark import Benchmark, Card
+from vlmtool.evaluation.benchmark import Benchmark, Card, as_columns
 from vlmtool.evaluation.pictures import PictureError, decode_picture, open_picture
 from vlmtool.utils.files import write_text
 
+MOST_CARDS = 5000  # a browser opens them in two seconds
 _THUMBNAIL = 320  # pixels, the longer side
 _SMALL = 24_000  # bytes: a picture file up to this size goes in as it is
 _WEB_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
@@ -30,10 +33,11 @@ content-visibility:auto;contain-intrinsic-size:auto 14rem}
 .right{color:#0a6b2d}.wrong{color:#b3261e}.open{color:#555}[hidden]{display:none}
 .filter{position:sticky;top:0;background:#fff;padding:.6rem 0}
 </style></head><body>
-<h1>{{ name }}</h1><p>{{ file }} · extractor {{ extractor }} · {{ cards|length }} questions</p>
+<h1>{{ name }}</h1><p>{{ file }} · extractor {{ extractor }} · {{ total }} questions\
+{% if cards|length < total %}, of which {{ cards|length }}, evenly chosen, are shown{% endif %}</p>
 {% if scores %}<table><tr><th></th>{% for way in scores %}<th>{{ way }}</th>{% endfor %}</tr>
 {% for row in names %}<tr><td>{{ row }}</td>
-{% for way in scores.values() %}<td>{{ "%.1f"|format(100 * way[row]) if row in way else "–" }}</td>{% endfor %}</tr>
+{% for way in scores.values() %}<td>{{ "%.1f"|format(scale * way[row]) if row in way else "–" }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endif %}
 <p class="filter"><label>Category <select id="category"><option value="">all</option>
 {% for category in categories %}<option>{{ category }}</option>{% endfor %}</select></label>
@@ -67,29 +71,32 @@ filter();
 """
 
 
-def write_page(
-    path: Path, benchmark: Benchmark, cards: Sequence[Card], scores: Mapping[str, Mapping[str, Any]]
-) -> None:
+def write_page(path: Path, benchmark: Benchmark, cards: Sequence[Card], scores: Mapping[str, Any]) -> None:
     """Write the page. Everything from the data and the model is escaped; pictures are data URIs."""
-    names = dict.fromkeys(name for values in scores.values() for name in values)
+    columns = as_columns(scores)
     states = {None: "open", True: "right", False: "wrong"}
+    shown = cards[:: math.ceil(len(cards) / MOST_CARDS)] if len(cards) > MOST_CARDS else cards
+    picture_of = lru_cache(maxsize=64)(_data_uri)  # questions about one picture stand side by side
     html = Environment(autoescape=True).from_string(_PAGE).render(
         name=benchmark.name,
         file=benchmark.data_path.name,
         extractor=benchmark.extractor,
-        scores=scores,
-        names=names,
-        categories=sorted({card.category for card in cards}),
-        cards=[(card, _data_uri(card.picture), states[card.right]) for card in cards],
+        scores=columns,
+        scale=benchmark.scale,
+        names=dict.fromkeys(name for values in columns.values() for name in values),
+        categories=sorted({card.category for card in shown}),
+        total=len(cards),
+        cards=[(card, picture_of(card.picture), states[card.right]) for card in shown],
     )  # fmt: skip
     write_text(path, html.encode("utf-8", "replace").decode())
 
 
-def _data_uri(data: bytes | None) -> str:
+def _data_uri(file: Path | bytes | None) -> str:
     """The picture for an `img` tag, made smaller where it is large; empty where there is none or it is broken."""
-    if data is None:
+    if file is None:
         return ""
     try:
+        data = file if isinstance(file, bytes) else file.read_bytes()
         picture = open_picture(data)
         kind = _WEB_FORMATS.get(picture.format or "", "")
         if not kind or len(data) > _SMALL:
@@ -99,6 +106,6 @@ def _data_uri(data: bytes | None) -> str:
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=80)
             data, kind = buffer.getvalue(), "image/jpeg"
-    except PictureError:
+    except (PictureError, OSError):  # scoring given predictions does without pictures
         return ""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,14 +1,15 @@
 """Results for people and for programs: files straight into the work dir, a table on the terminal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from vlmtool.evaluation.benchmark import Benchmark, Scores
+from vlmtool.evaluation.benchmark import Benchmark, Scores, as_columns, name_some
 from vlmtool.evaluation.page import write_page
 from vlmtool.utils.files import write_json, write_text
 from vlmtool.utils.terminal import clean, clean_line, err, out
@@ -17,14 +18,27 @@ METRICS_FILE = "metrics.json"
 
 
 def report(
-    benchmark: Benchmark, predictions: Mapping[int, str], folder: Path, made_by: Mapping[str, Any] | None = None
+    benchmark: Benchmark,
+    predictions: Mapping[int, str],
+    folder: Path,
+    made_by: Mapping[str, Any] | None = None,
+    unknown: Sequence[str] = (),
 ) -> Scores:
     """Score the predictions; write `rows.jsonl`, `metrics.json`, the submission and `report.html`; print the table.
 
     Args:
         made_by: what `metrics.json` shall remember of the model and its settings.
+        unknown: places of given predictions that no sample of the benchmark belongs to.
     """
+    missing = [str(sample.index) for sample in benchmark.samples() if sample.index not in predictions]
     scores = benchmark.score(predictions)
+    counts = {"predictions_missing": len(missing), "predictions_unknown": len(unknown)}
+    warnings = list(scores.warnings)
+    if missing:
+        warnings.append(f"{len(missing)} rows have no prediction and count as wrong: {name_some(missing)}")
+    if unknown:
+        warnings.append(f"{len(unknown)} predictions are for rows that the data does not have: {name_some(unknown)}")
+    scores = replace(scores, counts={**scores.counts, **counts}, warnings=warnings)
     write_text(folder / "rows.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.rows))
     submission = benchmark.write_submission(predictions, folder)
     write_page(folder / "report.html", benchmark, benchmark.cards(predictions, scores), scores.scores)
@@ -34,7 +48,8 @@ def report(
         "extractor": benchmark.extractor,
         "scores": scores.scores,
         "counts": scores.counts,
-        "warnings": list(scores.warnings),
+        "warnings": warnings,
+        **scores.extra,
     }
     metrics |= {"splits": scores.splits} if scores.splits else {}
     metrics |= {"made_by": dict(made_by)} if made_by else {}
@@ -54,19 +69,37 @@ def _print(benchmark: Benchmark, scores: Scores, folder: Path, submission: Path)
             console.print(_table(benchmark, "all splits", scores.scores))
     else:
         console.print(clean(f"The data has no answers: no score. Hand in {submission}"))
+    if scores.headline:
+        console.print(clean(f"{scores.headline[0]}: {scores.headline[1]:.1f}"))
     console.print(clean(f"Extractor: {benchmark.extractor}. Results: {folder}"))
 
 
-def _table(benchmark: Benchmark, split: str, values: Mapping[str, Mapping[str, float]]) -> Table:
-    """Scores in percent, one column per way of scoring."""
+def _table(benchmark: Benchmark, split: str, scores: Mapping[str, Any]) -> Table:
+    """Scores in percent or points, one column per way of scoring."""
     title = f"{benchmark.name} · {benchmark.data_path.name}" + (f" · {split}" if split else "")
     # Text, not str: names of categories and files are not rich's markup, whatever brackets they hold.
     table = Table(title=Text(clean_line(title)))
     table.add_column("", overflow="fold")
-    for way in values:
-        table.add_column(way, justify="right")
-    names = dict.fromkeys(name for scores in values.values() for name in scores)
-    for name in names:
-        cells = [f"{100 * scores[name]:.1f}" if name in scores else "–" for scores in values.values()]
+    columns = as_columns(scores)
+    for way in columns:
+        table.add_column(clean_line(way), justify="right")
+    for name in dict.fromkeys(name for values in columns.values() for name in values):
+        cells = [f"{benchmark.scale * v[name]:.1f}" if name in v else "–" for v in columns.values()]
         table.add_row(Text(clean_line(name)), *cells, end_section=name == "Overall")
     return table
+
+
+def summarize(results: Sequence[tuple[Benchmark, Scores]], folder: Path) -> None:
+    """One line a benchmark, on the terminal and in `summary.json`: the number that papers quote."""
+    table = Table(title=Text(clean_line(str(folder))))
+    for name in ("benchmark", "data", "what", "score"):
+        table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
+    entries = []
+    for benchmark, scores in results:
+        what, value = scores.headline or ("no answers in the data", None)
+        data = benchmark.data_path.name
+        entries.append({"benchmark": benchmark.name, "data": data, "what": what, "score": value})
+        shown = "–" if value is None else f"{value:.1f}"
+        table.add_row(*(Text(clean_line(cell)) for cell in (benchmark.name, data, what, shown)))
+    write_json(folder / "summary.json", entries)
+    out().print(table)

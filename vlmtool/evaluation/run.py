@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image as PILImage
 
 from vlmtool.chat.generator import GenerationSettings, Request
 from vlmtool.data.conversation import Image, Message
+from vlmtool.evaluation.batch_size import BatchSize
 from vlmtool.evaluation.benchmark import Benchmark, Sample
 from vlmtool.evaluation.pictures import decode_picture
 from vlmtool.evaluation.predictions import Answer, AnswerStore
@@ -26,11 +29,14 @@ class Generator(Protocol):
     def identity(self) -> str:
         """Changes whenever the model's answers may change: weights, template, select layer, dtype, quantization."""
 
-    def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[str]:
-        """Answer one batch, in the order given."""
-
     def prompt_length(self, request: Request) -> int:
         """Tokens of the prompt, images included; images are not decoded for it."""
+
+    def prepare(self, requests: Sequence[Request]) -> Any:
+        """Read prompts and images of a batch; needs no device, so a thread does it while the model is at work."""
+
+    def answer(self, batch: Any, settings: GenerationSettings) -> list[str]:
+        """Answer what was prepared, in the order given."""
 
 
 def answer_key(sample: Sample, identity: str, settings: GenerationSettings) -> str:
@@ -44,8 +50,7 @@ def answer_all(
     generator: Generator,
     settings: GenerationSettings,
     folder: Path,
-    batch_size: int = 16,
-    identity: str = "",
+    batch_size: int | None = 16,
 ) -> dict[int, str]:
     """Answer every sample that `folder` holds no answer to yet; each answer is on disk before the next batch starts.
 
@@ -54,13 +59,13 @@ def answer_all(
 
     Args:
         folder: the work dir; holds `predictions.jsonl`.
-        identity: what the answers depend on besides `generator.identity`, e.g. options of the command line.
+        batch_size: samples answered at once, halved when memory ends; None grows to the memory.
 
     Returns:
         By index, all answers; empty in all processes but the first.
     """
     samples = benchmark.samples()
-    keys = {sample.index: answer_key(sample, generator.identity + identity, settings) for sample in samples}
+    keys = {sample.index: answer_key(sample, generator.identity, settings) for sample in samples}
     store = AnswerStore(folder)
     known = store.settle(keys) if is_main() else {}
     barrier()  # from here to the next barrier nobody changes predictions.jsonl where there are several processes
@@ -70,10 +75,11 @@ def answer_all(
     if known and is_main():
         at_hand = f"{len(known)} of {len(samples)} answers are at hand in {folder}; {len(pending)} to go."
         err().print(clean(at_hand))
-    batches = _batches(benchmark, generator, pending, batch_size)[rank() :: world_size()]
+    own = _by_length(benchmark, generator, pending)[rank() :: world_size()]
     target = store.path if world_size() == 1 else store.rank_path(rank())
-    answered = _answer(benchmark, generator, settings, batches, store, target, keys)
-    total = sum(map(len, batches))
+    batches = _Batches(own, BatchSize(batch_size))
+    answered = _answer(benchmark, generator, settings, batches, lambda answers: store.append(target, answers), keys)
+    total = sum(map(len, own))
     for _ in track(answered, total, benchmark.name) if is_main() else answered:
         pass
     barrier()
@@ -88,36 +94,76 @@ def answer_all(
     return answers
 
 
-def _batches(
-    benchmark: Benchmark, generator: Generator, pending: Sequence[Sample], batch_size: int
-) -> list[list[Sample]]:
-    """Samples of like length together, the longest first: what does not fit into memory shows at once.
+def _by_length(benchmark: Benchmark, generator: Generator, pending: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples by group, longest first: batches are of like length, and what does not fit into memory shows at once."""
+    groups: dict[int, list[Sample]] = defaultdict(list)
+    for sample in sorted(pending, key=lambda sample: sample.index):
+        groups[sample.group].append(sample)
+    lengths = {
+        group: max(generator.prompt_length(Request(benchmark.prompt(sample))) for sample in samples)
+        for group, samples in groups.items()
+    }
+    return [groups[group] for group in sorted(groups, key=lambda group: -lengths[group])]
 
-    Samples of one group stay neighbours, so that they share their picture.
-    """
-    by_group = sorted(pending, key=lambda sample: (sample.group, sample.index))
-    lengths = {sample.index: generator.prompt_length(Request(benchmark.prompt(sample))) for sample in by_group}
-    ordered = sorted(by_group, key=lambda sample: -lengths[sample.index])
-    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+class _Batches:
+    """Groups that wait, and how many samples to take of them at once."""
+
+    def __init__(self, groups: Sequence[list[Sample]], size: BatchSize) -> None:
+        self._waiting = deque(groups)
+        self.size = size
+
+    def take(self) -> list[list[Sample]]:
+        """Whole groups as long as they fit, at least one; of a group larger than a batch its beginning."""
+        taken: list[list[Sample]] = []
+        room = self.size.value
+        while self._waiting and (len(self._waiting[0]) <= room or not taken):
+            group = self._waiting.popleft()
+            if len(group) > room:
+                self._waiting.appendleft(group[room:])
+                group = group[:room]
+            taken.append(group)
+            room -= len(group)
+        return taken
+
+    def put_back(self, taken: Sequence[list[Sample]]) -> None:
+        """To be taken again, next."""
+        self._waiting.extendleft(reversed(taken))
 
 
 def _answer(
     benchmark: Benchmark,
     generator: Generator,
     settings: GenerationSettings,
-    batches: Sequence[Sequence[Sample]],
-    store: AnswerStore,
-    target: Path,
+    batches: _Batches,
+    write: Callable[[list[Answer]], None],
     keys: Mapping[int, str],
 ) -> Iterator[Sample]:
-    for batch in batches:
-        requests = _requests([benchmark.prompt(sample) for sample in batch])
-        texts = generator.generate(requests, settings)
-        store.append(
-            target,
-            [Answer(sample.index, text, keys[sample.index]) for sample, text in zip(batch, texts, strict=True)],
-        )
-        yield from batch
+    """Answer batch after batch; a thread reads the next one while the model is at work. Yields what is on disk."""
+
+    def read(taken: list[list[Sample]]) -> Any:
+        return generator.prepare(_requests([benchmark.prompt(sample) for group in taken for sample in group]))
+
+    with ThreadPoolExecutor(1) as reader:
+        taken = batches.take()
+        ahead = reader.submit(read, taken)
+        while taken:
+            batch, prepared = taken, ahead.result()
+            taken = batches.take()
+            ahead = reader.submit(read, taken)
+            try:
+                texts = generator.answer(prepared, settings)
+            except (MemoryError, RuntimeError) as error:
+                batches.size.shrink(error)
+                ahead.cancel()
+                batches.put_back([*batch, *taken])
+                taken = batches.take()
+                ahead = reader.submit(read, taken)
+                continue
+            samples = [sample for group in batch for sample in group]
+            write([Answer(s.index, text, keys[s.index]) for s, text in zip(samples, texts, strict=True)])
+            batches.size.grow()
+            yield from samples
 
 
 def _requests(prompts: Sequence[tuple[Message, ...]]) -> list[Request]:

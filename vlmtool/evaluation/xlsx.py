@@ -45,11 +45,8 @@ def cell_text(text: str) -> str:
     return units[: 2 * CELL_LIMIT].decode("utf-16-le", errors="ignore")
 
 
-def read_xlsx(path: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+def read_xlsx(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Number and cells (None where empty) of each row of the first sheet that is not empty; formulas give their value.
-
-    Args:
-        wanted: names of the columns to read; a row has those that the sheet has.
 
     Raises:
         DataError: not a spreadsheet, or one that unpacks into more than `UNPACKED_LIMIT`.
@@ -61,7 +58,7 @@ def read_xlsx(path: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, An
             _check_unpacked(path, handle)
             sheet = load_workbook(handle, read_only=True, data_only=True).worksheets[0]
             sheet.reset_dimensions()  # some programs record too few rows or columns: the others would be lost
-            return list(_cells(path, sheet.iter_rows(values_only=True), wanted))
+            return list(_cells(path, sheet.iter_rows(values_only=True)))
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib, the XML parser and openpyxl raise anything on a damaged file
@@ -79,12 +76,12 @@ def _check_unpacked(path: Path, handle: BinaryIO) -> None:
         )
 
 
-def _cells(path: Path, lines: Iterator[Sequence[Any]], wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _cells(path: Path, lines: Iterator[Sequence[Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
     header = next(lines, None)
     if header is None:
         raise DataError(f"{path}: the first sheet is empty. Its first row names the columns.")
     names = ["" if name is None else str(name).strip() for name in header]
-    places = {name: names.index(name) for name in wanted if name in names}
+    places = {name: names.index(name) for name in names if name}
     for number, line in enumerate(lines, start=2):
         if any(value is not None for value in line):
             yield number, {name: line[place] if place < len(line) else None for name, place in places.items()}

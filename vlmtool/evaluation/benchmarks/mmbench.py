@@ -10,12 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 from vlmtool.data.conversation import Image, Message, user
-from vlmtool.evaluation.benchmark import Card, CardLine, Sample, Scores
+from vlmtool.evaluation.benchmark import Card, CardLine, Options, Sample, Scores
+from vlmtool.evaluation.benchmarks.mmbench_table import Row, check_pictures, read_mmbench
 from vlmtool.evaluation.extract import find_extractor
-from vlmtool.evaluation.mmbench_table import Row, check_pictures, name_some, read_mmbench
 from vlmtool.evaluation.pictures import PictureError, open_picture, picture_bytes
+from vlmtool.evaluation.predictions import row_index
 from vlmtool.evaluation.xlsx import write_xlsx
 
 ABILITIES = {
@@ -38,18 +40,26 @@ class MMBench:
 
     Args:
         data_path: the official TSV, or any other in its form.
-        extractor: name of the rule that reads the letter out of an answer.
-        needs_pictures: False to score given predictions; the pictures may then be missing.
     """
 
-    name = "mmbench"
+    name: ClassVar[str] = "mmbench"
+    places: ClassVar[tuple[str, ...]] = (
+        "mmbench/*.tsv",
+        "MMBench/*.tsv",
+        "mmbench*.tsv",
+        "MMBench*.tsv",
+        "CCBench*.tsv",
+    )
+    scale: ClassVar[float] = 100
+    answer_fields: ClassVar[tuple[str, ...]] = ("prediction",)
 
-    def __init__(self, data_path: Path, extractor: str = "vlmeval", needs_pictures: bool = True) -> None:
+    def __init__(self, data_path: Path, options: Options | None = None) -> None:
+        options = options or Options()
         self.data_path = data_path
-        self.extractor = extractor
-        self._extract = find_extractor(extractor)
+        self.extractor = options.extractor or "vlmeval"
+        self._extract = find_extractor(self.extractor)
         self._table = read_mmbench(data_path)
-        if needs_pictures:
+        if options.needs_pictures:
             check_pictures(self._table)
         self._rows = {row.index: row for row in self._table.rows}
         self._open = lru_cache(maxsize=64)(lambda cell: open_picture(picture_bytes(cell)))  # rotations share one
@@ -76,31 +86,26 @@ class MMBench:
         row = self._rows[sample.index]
         return (user(Image(self._open(row.picture)), "\n" + question_text(row)),)
 
+    def index_of(self, entry: Mapping[str, Any]) -> int | None:
+        """By its index."""
+        index = row_index(entry)
+        return index if index in self._rows else None
+
     def score(self, predictions: Mapping[int, str]) -> Scores:
         """CircularEval and both vanilla scores, overall, by ability (l2-category) and by category."""
         rows = list(self._rows.values())
         extracted = {row.index: self._letter(row, predictions) for row in rows}
         hits = {row.index: int(extracted[row.index] == row.answer) for row in rows if row.answer}
         circular = _circular_hits(rows, hits)
-        missing = [row.index for row in rows if row.index not in predictions]
-        unknown = [index for index in predictions if index not in self._rows]
         unreadable = sum(letter is None for index, letter in extracted.items() if index in predictions)
         counts = self._table.counts | {
             "questions_scored": len(circular),
-            "predictions_missing": len(missing),
-            "predictions_unknown": len(unknown),
             "answers_unreadable": unreadable,
         }
-        warnings = list(self._table.warnings)
-        if missing:
-            warnings.append(f"{len(missing)} rows have no prediction and count as wrong: {name_some(missing)}")
-        if unknown:
-            warnings.append(
-                f"{len(unknown)} predictions are for rows that the data does not have: {name_some(unknown)}"
-            )
+        scores = _all_scores(rows, hits, circular)
         splits = sorted({row.split for row in rows if row.index in hits and row.split})
         return Scores(
-            scores=_all_scores(rows, hits, circular),
+            scores=scores,
             counts=counts,
             rows=[
                 {
@@ -111,7 +116,8 @@ class MMBench:
                 }
                 for row in rows
             ],
-            warnings=warnings,
+            warnings=self._table.warnings,
+            headline=("CircularEval", self.scale * scores["circular"].get("Overall", 0.0)) if scores else None,
             splits={
                 name: _all_scores([row for row in rows if row.split == name], hits, circular) for name in splits
             } if len(splits) > 1 else {},

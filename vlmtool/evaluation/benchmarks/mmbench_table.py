@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlmtool.evaluation.benchmark import name_some
 from vlmtool.evaluation.pictures import PictureError, decode_picture, open_picture, picture_bytes
 from vlmtool.evaluation.tsv import TsvRow, TsvTable, read_tsv
 from vlmtool.utils.errors import DataError
 
 ROTATION_STEP = 1_000_000  # rotation r of question i has the index i + r * 10^6
 _NUMBER = re.compile(r"[0-9]{1,18}(?:\.0+)?")  # ".0": another tool took the column for numbers
-_SHOWN = 5  # names in a warning
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,3 @@ def _survey(rows: Sequence[Row]) -> tuple[dict[str, int], tuple[str, ...]]:
     if unanswered and len(unanswered) < len(rows):
         warnings.append(f"{len(unanswered)} rows have no answer and are not scored: {name_some(unanswered)}")
     return counts, tuple(warnings)
-
-
-def name_some(indices: Sequence[int]) -> str:
-    """The first few of them, for a warning."""
-    more = f", … ({len(indices) - _SHOWN} more)" if len(indices) > _SHOWN else ""
-    return ", ".join(map(str, indices[:_SHOWN])) + more

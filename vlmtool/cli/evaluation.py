@@ -1,0 +1,73 @@
+"""What `mmbench` and `eval` have in common: one model, one or several benchmarks, one or several processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmtool.utils.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from vlmtool.evaluation.benchmark import Benchmark, Scores
+
+_LAUNCHERS = ("none", "pytorch")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A benchmark that was read, and where its results go."""
+
+    benchmark: Benchmark
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is loaded and asked. `parts` are the arguments of `load_chat_model`."""
+
+    parts: dict[str, Any]
+    batch_size: int | None
+    max_new_tokens: int
+    seed: int
+    stop_words: tuple[str, ...]
+    launcher: str
+
+
+def check_asking(launcher: str, bits: int | None, has_source: bool, command: str) -> None:
+    """What needs no file to be told."""
+    if bits not in (None, 4, 8):
+        raise UsageError(f"--bits {bits}: quantization knows 4 and 8. Leave it out for full precision.")
+    if launcher not in _LAUNCHERS:
+        raise UsageError(
+            f"--launcher {launcher}: unknown.{did_you_mean(launcher, _LAUNCHERS)} Use one of: {', '.join(_LAUNCHERS)}."
+        )
+    if not has_source:
+        raise UsageError(f"{command}: no model. Name a model folder, or score given answers with --predictions FILE.")
+
+
+def ask(jobs: Sequence[Job], asking: Asking) -> list[Scores]:
+    """Answer and score every benchmark with one load of the model; no scores where other processes do it."""
+    from vlmtool.engine.launch import launch_settings, run_processes
+
+    launch = launch_settings(os.environ)
+    if launch is not None:
+        run_processes(launch, sys.argv[1:])
+        return []
+    from vlmtool.chat.generator import GenerationSettings
+    from vlmtool.chat.load import load_chat_model
+    from vlmtool.engine.device import pick_device, start_process_group
+    from vlmtool.evaluation.evaluate import score_model
+
+    start_process_group("pytorch" if "LOCAL_RANK" in os.environ else asking.launcher, pick_device())
+    settings = GenerationSettings(
+        max_new_tokens=asking.max_new_tokens, temperature=0.0, seed=asking.seed, stop_words=asking.stop_words
+    )
+    generator = load_chat_model(device=None, **asking.parts)
+    results = [
+        score_model(job.benchmark, generator, settings, job.folder, asking.batch_size, asking.parts) for job in jobs
+    ]
+    return [scores for scores in results if scores is not None]

@@ -1,0 +1,57 @@
+"""A benchmark from end to end: a model's answers, or answers given already, to results in a folder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vlmtool.chat.generator import GenerationSettings
+from vlmtool.evaluation.benchmark import Benchmark, Scores
+from vlmtool.evaluation.predictions import AnswerStore, read_predictions
+from vlmtool.evaluation.report import report
+from vlmtool.evaluation.run import Generator, answer_all
+from vlmtool.utils.distributed import is_main
+from vlmtool.utils.errors import DataError
+
+
+def score_model(
+    benchmark: Benchmark,
+    generator: Generator,
+    settings: GenerationSettings,
+    folder: Path,
+    batch_size: int | None,
+    made_by: Mapping[str, Any],
+) -> Scores | None:
+    """Ask the model what `folder` has no answer to yet, and score it.
+
+    Args:
+        batch_size: questions asked at once; None grows to the memory.
+        made_by: what `metrics.json` shall remember of the model.
+
+    Returns:
+        None in all processes but the first.
+    """
+    answers = answer_all(benchmark, generator, settings, folder, batch_size)
+    if not is_main():
+        return None
+    facts = {**made_by, "identity": generator.identity, "generation": asdict(settings)}
+    return report(benchmark, answers, folder, facts)
+
+
+def score_given(benchmark: Benchmark, path: Path, folder: Path) -> Scores:
+    """Score the answers of a file; they become the work dir's own.
+
+    Raises:
+        DataError: the file is broken, or none of its answers belongs to the benchmark.
+    """
+    unknown: list[str] = []
+    answers = read_predictions(path, benchmark, unknown.append)
+    if not answers:
+        raise DataError(
+            f"{path}: none of its {len(unknown)} answers is for a question of {benchmark.data_path}. "
+            "Give the predictions that were made on this file."
+        )
+    store = AnswerStore(folder)
+    if not (store.path.exists() and store.path.samefile(path)):
+        store.replace(answers)
+    return report(benchmark, answers, folder, {"predictions": str(path)}, unknown)

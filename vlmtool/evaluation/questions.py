@@ -1,0 +1,224 @@
+"""Benchmarks whose questions are one picture, one text, one answer each: all but what is asked and how it is judged."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vlmtool.data.conversation import Image, Message, user
+from vlmtool.evaluation.benchmark import Card, CardLine, Options, Sample, Scores
+from vlmtool.utils.errors import DataError, UsageError, did_you_mean
+
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        key: what prediction files call it: the values of the benchmark's `key_fields`.
+        text: all that the model reads beside the picture.
+        answers: right answers as the data has them; empty where it has none.
+        about: further fields of the data that judging or the submission needs.
+    """
+
+    index: int
+    key: tuple[str, ...]
+    text: str
+    picture: Path | None
+    answers: tuple[str, ...]
+    category: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was read out of an answer, None for nothing; its worth from 0 to 1, None where the data has no answer."""
+
+    extracted: str | None
+    credit: float | None
+
+
+Judged = Sequence[tuple[Question, Verdict]]
+
+
+class QuestionBenchmark(ABC):
+    """Base of these benchmarks.
+
+    Raises:
+        UsageError: no such extractor. DataError: the data is broken, or pictures are missing.
+    """
+
+    name: ClassVar[str]
+    places: ClassVar[tuple[str, ...]]
+    key_fields: ClassVar[tuple[str, ...]]
+    extractors: ClassVar[tuple[str, ...]] = ("official",)
+    answer_fields: ClassVar[tuple[str, ...]] = ("prediction", "text")
+    scale: ClassVar[float] = 1.0
+
+    def __init__(self, data_path: Path, options: Options | None = None) -> None:
+        self.data_path = data_path
+        self.options = options or Options()
+        self.extractor = self._extractor(self.options.extractor)
+        self.questions = self.read()
+        if not self.questions:
+            raise DataError(f"{data_path}: it has no questions. Is it the whole file?")
+        self._by_key = {question.key: question.index for question in self.questions}
+        if len(self._by_key) < len(self.questions):
+            raise DataError(f"{data_path}: {self._doubled()} stands there twice. Keep one of each.")
+        if self.options.needs_pictures:
+            self._check_pictures()
+
+    @abstractmethod
+    def read(self) -> list[Question]:
+        """Every question of `data_path`, numbered from 0 in the order of the file."""
+
+    @abstractmethod
+    def judge(self, question: Question, prediction: str) -> Verdict:
+        """What one answer is worth."""
+
+    @abstractmethod
+    def total(self, judged: Judged) -> dict[str, Any]:
+        """The scores, from the questions that have an answer in the data."""
+
+    @abstractmethod
+    def headline(self, scores: Mapping[str, Any]) -> tuple[str, float]:
+        """The number that papers quote."""
+
+    @abstractmethod
+    def write_submission(self, predictions: Mapping[int, str], folder: Path) -> Path:
+        """The official file of answers."""
+
+    def samples(self) -> list[Sample]:
+        """Every question; those about one picture are a group."""
+        groups: dict[Path | int, int] = {}
+        return [
+            Sample(
+                question.index,
+                groups.setdefault(question.picture or -1 - question.index, question.index),
+                hashlib.sha256(json.dumps([question.text, _file_facts(question.picture)]).encode()).hexdigest(),
+            )
+            for question in self.questions
+        ]
+
+    def prompt(self, sample: Sample) -> tuple[Message, ...]:
+        """The picture, a line break and the text, as LLaVA asks."""
+        question = self.questions[sample.index]
+        if question.picture is None:
+            return (user(question.text),)
+        return (user(Image(str(question.picture.absolute())), "\n" + question.text),)
+
+    def index_of(self, entry: Mapping[str, Any]) -> int | None:
+        """By the benchmark's own fields, else by `index`, as our own record has it."""
+        if all(name in entry for name in self.key_fields):
+            return self._by_key.get(tuple(as_key(entry[name]) for name in self.key_fields))
+        if "index" in entry:
+            index = as_key(entry["index"])
+            return int(index) if index.isdecimal() and int(index) < len(self.questions) else None
+        raise DataError(f"it has neither {' and '.join(self.key_fields)} nor index. One of them names the question.")
+
+    def score(self, predictions: Mapping[int, str]) -> Scores:
+        """Judge every answer, then total them. One that is missing is worth nothing."""
+        judged = [(question, self._verdict(question, predictions)) for question in self.questions]
+        with_answer = [(question, verdict) for question, verdict in judged if question.answers]
+        scores = self.total(with_answer) if with_answer else {}
+        unanswered = len(judged) - len(with_answer)
+        return Scores(
+            scores=scores,
+            counts={
+                "questions": len(judged),
+                "questions_without_answer": unanswered,
+                "answers_unreadable": sum(
+                    verdict.extracted is None for question, verdict in judged if question.index in predictions
+                ),
+            },
+            rows=[
+                {
+                    "index": question.index, **dict(zip(self.key_fields, question.key, strict=True)),
+                    "category": question.category, "extracted": verdict.extracted, "hit": verdict.credit,
+                }
+                for question, verdict in judged
+            ],
+            warnings=[f"{unanswered} questions have no answer in the data and are not scored"]
+            if unanswered and with_answer
+            else [],
+            headline=self.headline(scores) if scores else None,
+        )  # fmt: skip
+
+    def cards(self, predictions: Mapping[int, str], scores: Scores) -> list[Card]:
+        """A card for each question."""
+        return [
+            Card(
+                " ".join(question.key),
+                question.category,
+                question.picture,
+                [
+                    CardLine(
+                        question.index, question.text, " | ".join(dict.fromkeys(question.answers)),
+                        predictions.get(question.index, ""), row["extracted"] or "", is_right(row["hit"]),
+                    )
+                ],
+                is_right(row["hit"]),
+            )
+            for question, row in zip(self.questions, scores.rows, strict=True)
+        ]  # fmt: skip
+
+    def _verdict(self, question: Question, predictions: Mapping[int, str]) -> Verdict:
+        if question.index not in predictions:
+            return Verdict(None, 0.0 if question.answers else None)
+        verdict = self.judge(question, predictions[question.index])
+        return verdict if question.answers else Verdict(verdict.extracted, None)
+
+    def _extractor(self, name: str | None) -> str:
+        if name is None:
+            return self.extractors[0]
+        if name not in self.extractors:
+            raise UsageError(
+                f"--extractor {name}: {self.name} has no such rule.{did_you_mean(name, self.extractors)} "
+                f"Use one of: {', '.join(self.extractors)}."
+            )
+        return name
+
+    def _doubled(self) -> str:
+        seen: set[tuple[str, ...]] = set()
+        key = next(q.key for q in self.questions if q.key in seen or seen.add(q.key))  # type: ignore[func-returns-value]
+        return ", ".join(f"{name} {value}" for name, value in zip(self.key_fields, key, strict=True))
+
+    def _check_pictures(self) -> None:
+        pictures = dict.fromkeys(question.picture for question in self.questions if question.picture is not None)
+        missing = [path for path in pictures if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(pictures)} pictures are not there, the first is {missing[0]}.\n"
+                "Name the folder that holds them: --image-folder DIR."
+            )
+
+
+def as_key(value: Any) -> str:
+    """A field that names a question, as text: another tool may have made "3" a number, or 3 a "3.0"."""
+    text = str(value).strip()
+    return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
+
+
+def is_right(credit: float | None) -> bool | None:
+    """For people: worth at least half."""
+    return None if credit is None else credit >= 0.5
+
+
+def mean(values: Iterable[float]) -> float:
+    """0 for none."""
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
+
+
+def _file_facts(path: Path | None) -> list[Any]:
+    """What tells that a picture has changed."""
+    if path is None or not path.is_file():
+        return []
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
