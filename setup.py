@@ -56,7 +56,10 @@ setup(
     package_data={"": PACKAGE_DATA},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["vlmtool = vlmtool.cli.main:run"]},
+    entry_points={
+        "console_scripts": ["vlmtool = vlmtool.cli.main:run"],
+        "lmms_eval.models": ["vlmtool = vlmtool.integrations.lmms_eval:manifest"],
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

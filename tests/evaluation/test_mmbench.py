@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from openpyxl import load_workbook
 from PIL import Image
 
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.mmbench import LETTER_CHINESE, LETTER_ENGLISH, MMBench
+from vlmtool.evaluation.evaluate import score_given
 from vlmtool.evaluation.pictures import decode_picture
 from vlmtool.evaluation.predictions import read_predictions
 from vlmtool.utils.errors import DataError
@@ -228,12 +230,85 @@ def test_missing_base_row_is_counted_and_left_out_of_circular(write_table, quest
     assert scores.rows[-1]["circular_hit"] is None and scores.counts["questions_scored"] == 1
 
 
-def test_missing_and_unknown_predictions_are_counted_and_named(write_table, question):
-    scores = MMBench(write_table(*question)).score({0: "A", 55: "B"})
+def test_missing_and_unknown_predictions_are_counted_and_named(write_table, question, tmp_path):
+    given = tmp_path / "given.jsonl"
+    given.write_text('{"index": 0, "prediction": "A"}\n{"index": 55, "prediction": "B"}\n')
+    scores = score_given(MMBench(write_table(*question)), given, tmp_path / "w")
     assert (scores.counts["predictions_missing"], scores.counts["predictions_unknown"]) == (1, 1)
     assert any("1 rows have no prediction and count as wrong: 1000000" in text for text in scores.warnings)
-    assert any("the data does not have: 55" in text for text in scores.warnings)
+    assert any("the data does not have: line 2" in text for text in scores.warnings)
     assert scores.scores["circular"]["Overall"] == 0
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("wrong", [None, 0, -1])
+def test_a_question_has_as_many_rotations_as_options(write_table, size, wrong):
+    """The options shift by one place from rotation to rotation; right only if each of them is."""
+    words = ["red", "green", "blue", "grey"][:size]
+    rows, said = [], {}
+    for turn in range(size):
+        options = dict(zip("ABCD", words[turn:] + words[:turn], strict=False))
+        answer = next(letter for letter, word in options.items() if word == "red")
+        rows.append({"index": str(7 + turn * 1_000_000), "answer": answer, **options})
+        said[7 + turn * 1_000_000] = answer
+    scores = MMBench(write_table(*rows)).score(said)
+    assert scores.scores["circular"] == scores.scores["vanilla_all"] == {"Overall": 1, "CP": 1, "ocr": 1}
+    assert not scores.warnings and scores.counts["questions_scored"] == 1
+    if wrong is not None:
+        said[list(said)[wrong]] = "neither"
+        ways = MMBench(write_table(*rows)).score(said).scores
+        assert ways["circular"]["Overall"] == 0 and ways["vanilla_all"]["Overall"] == pytest.approx(1 - 1 / size)
+        assert ways["vanilla_first"]["Overall"] == (0 if wrong == 0 else 1)
+
+
+def test_more_rotations_than_options_are_counted_and_named(write_table, question):
+    scores = MMBench(write_table(*question, {"index": "2000000"})).score({0: "A", 1_000_000: "B", 2_000_000: "B"})
+    assert scores.counts["questions_with_too_many_rotations"] == 1
+    assert scores.warnings == ["1 questions have more rotations than options: 0"]
+    assert scores.scores["circular"]["Overall"] == 0  # every rotation counts
+
+
+def test_every_row_is_scored_or_counted(write_table, question):
+    lost = {"index": "1000007"}, {"index": "8", "answer": ""}, {"index": "9"}, {"index": "1000009", "answer": ""}
+    counts = MMBench(write_table(*question, *lost)).score({}).counts
+    assert counts["rows"] == 6 == counts["rows_scored"] + counts["rows_without_answer"] == 4 + 2
+    assert counts["questions"] == 3 == counts["questions_scored"] + counts["questions_with_unanswered_rows"] == 1 + 2
+    assert counts["questions_without_base_row"] == 1
+
+
+def test_what_is_right_comes_from_the_data_not_from_the_predictions(write_table, tmp_path):
+    given = tmp_path / "given.tsv"
+    given.write_text("index\tprediction\tanswer\tcategory\tA\n0\tB\tB\tmine\tgreen\n")
+    scores = score_given(MMBench(write_table({})), given, tmp_path / "w").scores
+    assert scores["vanilla_all"] == {"Overall": 0, "CP": 0, "ocr": 0}
+
+
+def test_an_option_that_looks_like_nothing_can_be_chosen(write_table):
+    benchmark = MMBench(write_table({"A": "None", "B": "nan", "answer": "B", "category": "NA"}))
+    scores = benchmark.score({0: "It is nan"})
+    assert scores.rows[0]["extracted"] == "B" and scores.scores["vanilla_all"]["NA"] == 1
+
+
+def test_long_answers_stay_whole_beside_the_submission(write_table, tmp_path):
+    given = tmp_path / "given.jsonl"
+    said = "=1+1\x07" + "x" * 40_000
+    given.write_text(json.dumps({"index": 0, "prediction": said}) + "\n")
+    score_given(MMBench(write_table({})), given, tmp_path / "w")
+    assert read_predictions(tmp_path / "w" / "predictions.jsonl") == {0: said}
+    rows = list(load_workbook(tmp_path / "w" / "mmbench_result.xlsx").active.iter_rows(values_only=True))
+    cells = dict(zip(*rows, strict=True))
+    assert cells["prediction"] == ("=1+1" + "x" * 40_000)[:32_767] and cells["answer"] is None
+
+
+def test_ccbench_and_test_files(write_table, tmp_path):
+    columns = ("index", "question", "A", "B", "C", "D", "category", "image")  # no answer, hint, l2-category, split
+    rows = {"index": "0"}, {"index": "1000000", "image": "0"}
+    benchmark = MMBench(write_table(*rows, columns=columns))
+    scores = benchmark.score({0: "A"})
+    assert (scores.scores, scores.headline) == ({}, None) and scores.counts["rows_without_answer"] == 2
+    path = benchmark.write_submission({0: "A", 1_000_000: "B"}, tmp_path)
+    header, *lines = load_workbook(path).active.iter_rows(values_only=True)
+    assert [line[header.index("prediction")] for line in lines] == ["A", "B"]
 
 
 @pytest.mark.parametrize("columns", [("index", "question", "A", "B", "image"), None])

@@ -61,7 +61,8 @@ def test_a_model_is_asked_and_scored(command, tmp_path, write_table, question, m
         return SimpleNamespace(
             identity="weights",
             prompt_length=lambda request: 5,
-            generate=lambda requests, settings: ["A"] * len(requests),
+            prepare=list,
+            answer=lambda requests, settings: ["A"] * len(requests),
         )
 
     monkeypatch.setitem(sys.modules, "vlmtool.chat.load", SimpleNamespace(load_chat_model=load_chat_model))
@@ -96,7 +97,7 @@ def test_own_predictions_can_be_scored_again(command, tmp_path, write_table):
         (("--data-path", DATA / "mmbench.tsv", "--extractor", "stric"), "Did you mean 'strict'"),
         (("x", "--data-path", DATA / "mmbench.tsv", "--bits", "3"), "--bits 3"),
         (("x", "--data-path", DATA / "mmbench.tsv", "--work-dir", DATA / "mmbench.tsv"), "cannot be made"),
-        (("x", "--data-path", DATA / "mmbench.tsv", "--launcher", "slurn"), "Did you mean 'slurm'"),
+        (("x", "--data-path", DATA / "mmbench.tsv", "--launcher", "pytorh"), "Did you mean 'pytorch'"),
     ],
 )
 def test_wrong_options_are_told_before_any_work(command, tmp_path, monkeypatch, arguments, message):
@@ -104,6 +105,16 @@ def test_wrong_options_are_told_before_any_work(command, tmp_path, monkeypatch, 
     with pytest.raises(UsageError, match=message) as caught:
         command(*arguments)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_missing_and_unknown_predictions_are_counted_and_named(command, tmp_path, write_table, question):
+    (tmp_path / "p.jsonl").write_text('{"index": 0, "prediction": "A"}\n{"index": 55, "prediction": "B"}\n')
+    arguments = ("--data-path", write_table(*question), "--predictions", tmp_path / "p.jsonl", "--work-dir", tmp_path)
+    result = command(*arguments)
+    counts = json.loads((tmp_path / "metrics.json").read_text())["counts"]
+    assert (counts["predictions_missing"], counts["predictions_unknown"]) == (1, 1)
+    assert "1 rows have no prediction and count as wrong: 1000000" in result.stderr
+    assert "1 predictions are for rows that the data does not have: line 2" in result.stderr
 
 
 def test_predictions_of_another_file_are_refused(command, tmp_path, write_table):

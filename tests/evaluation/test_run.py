@@ -1,12 +1,15 @@
 """The engine with a model that needs no weights: order, batches, resume, several processes."""
 
 import pytest
+import torch
 
 from vlmtool.chat.generator import GenerationSettings
-from vlmtool.evaluation import run
+from vlmtool.evaluation import batch_size, run
+from vlmtool.evaluation.batch_size import FIRST, MOST_ON_CPU, BatchSize
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.predictions import read_predictions
 from vlmtool.evaluation.run import answer_all
+from vlmtool.utils.errors import VlmtoolError
 
 SETTINGS = GenerationSettings(max_new_tokens=4)
 
@@ -80,7 +83,7 @@ def test_interrupted_run_goes_on_where_it_stopped(benchmark, tmp_path):
     assert answer_all(benchmark, third, SETTINGS, tmp_path) == wanted(benchmark) and not third.batches
 
 
-@pytest.mark.parametrize("change", ["model", "settings", "options", "prompt"])
+@pytest.mark.parametrize("change", ["model", "settings", "prompt"])
 def test_answers_are_not_taken_over_from_something_else(benchmark, write_table, tmp_path, monkeypatch, change):
     answer_all(benchmark, FakeGenerator(), SETTINGS, tmp_path)
     generator = FakeGenerator("other weights" if change == "model" else "weights")
@@ -89,8 +92,79 @@ def test_answers_are_not_taken_over_from_something_else(benchmark, write_table, 
     if change == "prompt":
         rows = [{"index": str(i), "question": "q" * (i + 1) + str(i), "hint": "new"} for i in range(7)]
         benchmark = MMBench(write_table(*rows))
-    answer_all(benchmark, generator, SETTINGS, tmp_path, identity="bits=4" if change == "options" else "")
+    answer_all(benchmark, generator, SETTINGS, tmp_path)
     assert len(generator.asked) == 7
+
+
+class SmallMemory(FakeGenerator):
+    """Holds `room` rows at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def answer(self, requests, settings) -> list[str]:
+        if len(requests) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().answer(requests, settings)
+
+
+@pytest.mark.parametrize(("room", "sizes"), [(3, [2, 2, 2, 1]), (1, [1] * 7), (8, [7])])
+def test_where_memory_ends_batches_are_halved_and_no_answer_is_lost(benchmark, tmp_path, capsys, room, sizes):
+    generator = SmallMemory(room)
+    assert answer_all(benchmark, generator, SETTINGS, tmp_path, batch_size=8) == wanted(benchmark)
+    assert [len(batch) for batch in generator.batches] == sizes
+    assert len(generator.asked) == 7
+    assert ("Memory ended" in capsys.readouterr().err) == (room < 7)
+
+
+def test_where_not_one_fits_it_says_so_and_keeps_what_is_answered(benchmark, tmp_path):
+    with pytest.raises(VlmtoolError, match="too small for even one question"):
+        answer_all(benchmark, SmallMemory(0), SETTINGS, tmp_path, batch_size=4)
+
+
+def test_other_failures_are_not_taken_for_a_full_memory(benchmark, tmp_path):
+    generator = FakeGenerator()
+    generator.answer = lambda requests, settings: raise_(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        answer_all(benchmark, generator, SETTINGS, tmp_path)
+
+
+def raise_(error: Exception):
+    raise error
+
+
+def test_auto_begins_small_and_grows(write_table, tmp_path):
+    rows = [{"index": str(i), "question": f"q{i}"} for i in range(100)]
+    generator = FakeGenerator()
+    answer_all(MMBench(write_table(*rows)), generator, SETTINGS, tmp_path, batch_size=None)
+    sizes = [len(batch) for batch in generator.batches]
+    assert sizes[0] == FIRST and sizes[1] <= sizes[-2] <= MOST_ON_CPU and max(sizes) > FIRST
+
+
+def test_auto_stops_growing_before_memory_ends(monkeypatch):
+    monkeypatch.setattr(batch_size, "_memory", lambda: 100)
+    used = [10]
+    monkeypatch.setattr(batch_size, "_peak", lambda: used[0])
+    size = BatchSize(None)
+    for peak, expected in ((20, 2 * FIRST), (30, 4 * FIRST), (50, 4 * FIRST)):  # twice 40 beside 10 is above 70
+        used[0] = peak
+        size.grow()
+        assert size.value == expected
+
+
+def test_rotations_stay_together_in_a_batch(write_table, tmp_path):
+    rows = [{"index": str(i + turn * 1_000_000), "question": f"q{i}"} for i in range(4) for turn in range(3)]
+    generator = FakeGenerator()
+    answer_all(MMBench(write_table(*rows)), generator, SETTINGS, tmp_path, batch_size=7)
+    assert generator.batches == [[f"q{i}"] * 3 + [f"q{i + 1}"] * 3 for i in (0, 2)]
+
+
+def test_a_group_larger_than_a_batch_is_split(write_table, tmp_path):
+    rows = [{"index": str(turn * 1_000_000), "question": f"q{turn}"} for turn in range(5)]
+    generator = FakeGenerator()
+    answer_all(MMBench(write_table(*rows)), generator, SETTINGS, tmp_path, batch_size=2)
+    assert [len(batch) for batch in generator.batches] == [2, 2, 1]
 
 
 def test_two_processes_share_the_rows_and_the_first_merges(benchmark, tmp_path, monkeypatch):

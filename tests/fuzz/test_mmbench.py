@@ -1,19 +1,23 @@
-"""MMBench tables of any content: every row is scored or the file is refused; scores are those of a plain count."""
+"""Tables of questions of any content: each row is scored or counted, or the file refused; scores are plain counts."""
 
 import csv
 import io
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from hypothesis import example
+from hypothesis import event, example
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn
+from hypothesis.strategies import DrawFn, SearchStrategy
 
 from tests.fuzz.profiles import fuzz, outcome, run_command
 from tests.fuzz.strategies import damaged, texts
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.mmbench import ABILITIES, MMBench
 from vlmtool.evaluation.benchmarks.mmbench_table import read_mmbench
+from vlmtool.evaluation.benchmarks.multiple_choice import MultipleChoice
+from vlmtool.evaluation.benchmarks.yes_no import YesNo
 from vlmtool.utils.errors import VlmtoolError
 
 COLUMNS = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "l2-category", "split")
@@ -55,8 +59,23 @@ def written(draw: DrawFn, rows: Table) -> bytes:
 
 
 @st.composite
-def spoiled_files(draw: DrawFn) -> bytes:
+def tables_of_any_form(draw: DrawFn) -> Table:
+    """Rotations, questions that stand once, or questions whose answer is Yes or No; numbered or named."""
     rows = draw(sound_tables())
+    form = draw(st.sampled_from(["rotations", "choices", "yes or no"]))
+    if form != "rotations":
+        name = draw(st.sampled_from(["{}", "VD_{}"]))
+        rows = [row | {"index": name.format(number)} for number, row in enumerate(rows)]
+    if form == "yes or no":
+        answers = st.sampled_from(["Yes", "no", "NO", ""])
+        rows = [{name: text for name, text in row.items() if name not in "ABCD"} for row in rows]
+        rows = [row | {"answer": draw(answers)} for row in rows]
+    return rows
+
+
+@st.composite
+def spoiled_files(draw: DrawFn, tables: SearchStrategy[Table]) -> bytes:
+    rows = draw(tables)
     for _ in range(draw(st.integers(0, 2))):
         row = draw(st.sampled_from(rows))
         row[draw(st.sampled_from(COLUMNS))] = draw(odd_cells)
@@ -74,15 +93,37 @@ def chain(length: int) -> bytes:
     return "\n".join(["index\tquestion\tA\tB\timage", *rows, f"{length}\tWhich?\ta\tb\tAAAA"]).encode()
 
 
-@example(data=chain(5000))
-@fuzz(35, data=spoiled_files())
-def test_every_row_is_there_or_the_file_is_refused(folder, data):
+WHOLE_FILE = ("the file is empty", "a header and no rows", "its answers are Yes and No")
+PLACES = ("column", "cells where the header has", "a quote in the row", "not UTF-8", "is a rotation of")
+
+
+def assert_names_the_place(path: Path, error: VlmtoolError) -> None:
+    """The line, and the column unless a whole row is broken; or what is wrong with the file as a whole."""
+    message = str(error)
+    if not any(text in message for text in WHOLE_FILE):
+        assert re.match(rf"{re.escape(str(path))}:[1-9][0-9]*: ", message), message
+        assert any(text in message for text in PLACES), message
+
+
+@example(data=chain(5000), kind=MMBench)
+@fuzz(35, data=spoiled_files(tables_of_any_form()), kind=st.sampled_from([MMBench, MultipleChoice, YesNo]))
+def test_every_row_is_scored_or_counted_or_the_file_is_refused(folder, data, kind):
     path = folder / "table.tsv"
     path.write_bytes(data)
-    table = outcome(lambda: read_mmbench(path))
-    if not isinstance(table, VlmtoolError):
-        assert len(table.rows) == table.counts["rows"] == count_rows(data)
-        assert len({row.index for row in table.rows}) == len(table.rows)
+    benchmark = outcome(lambda: kind(path, Options(needs_pictures=False)))
+    if isinstance(benchmark, VlmtoolError):
+        event(f"{kind.__name__} refuses")
+        assert_names_the_place(path, benchmark)
+        return
+    event(f"{kind.__name__} scores")
+    scores = benchmark.score({sample.index: "A" for sample in benchmark.samples()[1:]})
+    counts = scores.counts
+    assert len(benchmark.rows) == len(scores.rows) == counts["rows"] == count_rows(data)
+    assert counts["rows"] == counts["rows_scored"] + counts["rows_without_answer"]
+    assert counts["rows_scored"] == sum(row["hit"] is not None for row in scores.rows)
+    assert len({sample.index for sample in benchmark.samples()}) == counts["rows"]
+    if kind is MMBench:
+        assert counts["questions"] == counts["questions_scored"] + counts["questions_with_unanswered_rows"]
 
 
 def mean(values: list[bool]) -> float:
@@ -140,18 +181,15 @@ def test_scores_are_those_of_a_plain_count(folder, given_answers):
     assert scores.scores == count_scores(rows, predictions)
     for split in scores.splits:
         assert scores.splits[split] == count_scores([row for row in rows if row["split"] == split], predictions)
-    indices = {int(row["index"]) for row in rows}
     assert scores.counts["rows"] == len(scores.rows) == len(rows)
-    assert scores.counts["predictions_missing"] == len(indices - set(predictions))
-    assert scores.counts["predictions_unknown"] == len(set(predictions) - indices)
     assert scores.counts["rows_without_answer"] == sum(not row["answer"] for row in rows)
 
 
 @fuzz(
     10,
-    data=spoiled_files(),
+    data=spoiled_files(sound_tables()),
     answers=st.dictionaries(st.integers(0, 3), texts, max_size=3),
-    extractor=st.sampled_from(["vlmeval", "xtuner", "strict"]),
+    extractor=st.sampled_from(["vlmeval", "xtuner", "strict", "all"]),
 )
 def test_the_command_scores_or_says_what_is_wrong(folder, data, answers, extractor):
     path, predictions = folder / "command.tsv", folder / "predictions.tsv"

@@ -76,6 +76,14 @@ class Generator:
                 self._decode(batch, answers, settings)
         return [answer.text for answer in answers]
 
+    def read_prompts(self, batch: Batch) -> tuple[Decoder, Tensor]:
+        """Run the prompts of what was prepared: where decoding goes on, and logits (B, V) of what comes next.
+
+        Within `answering(self.model)`.
+        """
+        decoder = Decoder(self.model.llm)
+        return decoder, self._prefill(decoder, batch)
+
     def stream(self, request: Request, settings: GenerationSettings, cache: PromptCache | None = None) -> Iterator[str]:
         """The answer in pieces as they come; together they are what `generate` gives.
 
@@ -104,9 +112,8 @@ class Generator:
 
     def _decode(self, batch: Batch, answers: Sequence[Answer], settings: GenerationSettings) -> None:
         """Fill the answers, all prompts in one batch that shrinks as answers end."""
-        decoder = Decoder(self.model.llm)
+        decoder, logits = self.read_prompts(batch)
         sampler = Sampler(settings, len(answers), self.model.device)
-        logits = self._prefill(decoder, batch)
         active = list(answers)
         while True:
             tokens = sampler.pick(logits)
@@ -160,25 +167,26 @@ class Generator:
         input_ids = torch.stack([pad(row, (longest - len(row), 0)) for row in rows]).to(self.model.device)
         mask = torch.stack([pad(torch.ones_like(row), (longest - len(row), 0)) for row in rows]).to(self.model.device)
         which = [batch.number_of[key] for prompt in prompts for key in prompt.image_keys]
-        embeds = image_embeds[torch.tensor(which, device=image_embeds.device)] if image_embeds is not None else None
-        return self.model.embed(input_ids, embeds if which else None), None if bool(mask.all()) else mask
+        own = image_embeds[which] if image_embeds is not None and which else None
+        return self.model.embed(input_ids, own), None if bool(mask.all()) else mask
 
     def _read(self, request: Request, known: dict[Hashable, Hashable] | None = None) -> Prompt:
         prompt = read_prompt(self.renderer, request, self._image_folder, known)
-        if (length := len(prompt.input_ids)) >= self._context:
+        if (length := len(prompt.input_ids)) >= self.context:
             raise DataError(
-                f"The prompt has {length} tokens, images included; the model reads {self._context} at most.\n"
+                f"The prompt has {length} tokens, images included; the model reads {self.context} at most.\n"
                 "Shorten it; in a chat, /reset begins anew."
             )
         return prompt
 
     @property
-    def _context(self) -> int:
+    def context(self) -> int:
+        """Tokens that the model reads and writes at most."""
         return getattr(self.model.llm.config, "max_position_embeddings", None) or sys.maxsize
 
     def _new_answer(self, prompt: Prompt, settings: GenerationSettings) -> Answer:
         words = (*self.renderer.template.stop_words, *settings.stop_words)
-        room = min(settings.max_new_tokens, self._context - len(prompt.input_ids))
+        room = min(settings.max_new_tokens, self.context - len(prompt.input_ids))
         ids = self._stop_ids | special_words(self.renderer, words)
         return Answer(self.renderer.tokenizer, room, ids, words)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +12,9 @@ import typer
 
 from vlmtool.cli import options
 from vlmtool.cli.evaluation import Asking, Job, ask, check_asking
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.files import check_writable
+from vlmtool.utils.terminal import clean
 
 if TYPE_CHECKING:
     from vlmtool.evaluation.benchmark import Options
@@ -40,33 +44,52 @@ def evaluate(
     stop_words: options.StopWords = None,
     torch_dtype: options.TorchDtype = None,
     bits: options.Bits = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 100,
+    max_new_tokens: options.MaxNewTokens = None,
     seed: options.Seed = 0,
     launcher: options.Launcher = "none",
     force: options.Force = False,
     trust_remote_code: options.TrustRemoteCode = False,
     work_dir: Annotated[str | None, typer.Option(help="Where results go. Default: ./work_dirs/eval/BENCHMARK.")] = None,
     batch_size: options.BatchSize = "16",
+    score: options.Score = "generate",
+    judge_url: Annotated[
+        str | None,
+        typer.Option(help="Address of a judge model, any OpenAI-compatible one; key: environment VLMTOOL_JUDGE_KEY."),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the judge model.")] = None,
 ) -> None:
     """Score a model on a benchmark: metrics.json, rows.jsonl, predictions.jsonl, the official file and report.html.
 
     An interrupted run is continued by the same command. NPROC_PER_NODE=8 in front starts eight processes.
     """
     from vlmtool.evaluation.benchmark import Options
+    from vlmtool.evaluation.extract import check_way
+    from vlmtool.evaluation.judge import open_judge
 
     rows = options.as_batch_size(batch_size)
     given = predictions and options.existing("--predictions", predictions, "Give JSON Lines, JSON, TSV or xlsx.")
     check_asking(launcher, bits, bool(model or llava or predictions), f"eval {benchmark}")
+    if given and benchmark == ALL:
+        raise UsageError("eval all: --predictions belongs to one benchmark. Name it in place of all.")
     pictures = Path(image_folder) if image_folder else None
-    how = Options(pictures, extractor, needs_pictures=not given, ocr_tokens=ocr_tokens)
+    how = Options(pictures, extractor, needs_pictures=not given, ocr_tokens=ocr_tokens, score=score)
     folder = Path(work_dir) if work_dir else Path("work_dirs") / "eval" / benchmark
     check_writable(folder, "--work-dir")
-    jobs = _all_jobs(data_root, how, folder) if benchmark == ALL else [_job(benchmark, data_path, how, folder)]
+    check_way(score, has_predictions=bool(given))
+
+    def in_place(place: Path) -> Options:
+        return replace(how, judge=open_judge(judge_url, judge_model, place, os.environ))
+
+    has_judge = in_place(folder).judge is not None
+    broken: list[str] = []
+    if benchmark == ALL:
+        jobs, broken = _all_jobs(data_root, in_place, folder, has_judge)
+    else:
+        jobs = [_job(benchmark, data_path, in_place(folder), folder)]
+    check_way(score, *(job.benchmark for job in jobs))
     if given:
         from vlmtool.evaluation.evaluate import score_given
 
-        if benchmark == ALL:
-            raise UsageError("eval all: --predictions belongs to one benchmark. Name it in place of all.")
         score_given(jobs[0].benchmark, given, folder)
         return
     parts = dict(
@@ -79,6 +102,8 @@ def evaluate(
         from vlmtool.evaluation.report import summarize
 
         summarize([(job.benchmark, result) for job, result in zip(jobs, scores, strict=True)], folder)
+    if broken:
+        raise DataError(f"eval all: {len(broken)} could not be read: {', '.join(broken)}. The warnings say why.")
 
 
 def _job(name: str, data_path: str, how: Options, folder: Path) -> Job:
@@ -89,8 +114,14 @@ def _job(name: str, data_path: str, how: Options, folder: Path) -> Job:
     return Job(open_benchmark(name, path, how), folder)
 
 
-def _all_jobs(data_root: str, how: Options, folder: Path) -> list[Job]:
-    """Every benchmark whose files lie where the official archives unpack them."""
+def _all_jobs(
+    data_root: str, in_place: Callable[[Path], Options], folder: Path, has_judge: bool
+) -> tuple[list[Job], list[str]]:
+    """Every benchmark whose files lie where the official archives unpack them, and the names of broken ones.
+
+    Args:
+        in_place: the options with their judge, whose replies are kept in the given folder.
+    """
     from vlmtool.evaluation.catalog import benchmark_classes, find_data, open_benchmark
 
     root = Path(data_root)
@@ -98,12 +129,33 @@ def _all_jobs(data_root: str, how: Options, folder: Path) -> list[Job]:
         raise UsageError(
             f"--data-root {data_root}: no such folder. Give the folder that holds the benchmarks' folders."
         )
-    found = [(name, path) for name, kind in benchmark_classes().items() for path in find_data(kind, root)]
+    classes = benchmark_classes()
+    found = [(name, path) for name, kind in classes.items() for path in find_data(kind, root)]
+    unjudged = {} if has_judge else {name: "" for name, _ in found if getattr(classes[name], "needs_judge", False)}
+    for name in unjudged:
+        typer.echo(f"Warning: {name} is left out: it needs --judge-url and --judge-model.", err=True)
+    found = [(name, path) for name, path in found if name not in unjudged]
     if not found:
-        names = ", ".join(benchmark_classes())
+        names = ", ".join(classes)
         raise UsageError(f"--data-root {data_root}: no benchmark's files are below it. Looked for: {names}.")
-    several = {name for name, _ in found if [other for other, _ in found].count(name) > 1}
+    jobs: list[Job] = []
+    broken: list[str] = []
+    for (name, path), place in zip(found, result_folders(found, folder), strict=True):
+        try:
+            jobs.append(Job(open_benchmark(name, path, in_place(place)), place))
+        except DataError as error:  # the others are scored all the same; the exit code tells
+            typer.echo(clean(f"Warning: {name} is left out: {error}"), err=True)
+            broken.append(name)
+    if not jobs:
+        raise DataError(f"{data_root}: none of its benchmarks can be read: {', '.join(broken)}. See the warnings.")
+    return jobs, broken
+
+
+def result_folders(found: list[tuple[str, Path]], folder: Path) -> list[Path]:
+    """A folder for each benchmark; where there are several of one name, with the name of its file, or a number."""
+    names = [name for name, _ in found]
+    labels = [name if names.count(name) == 1 else f"{name}_{path.stem}" for name, path in found]
     return [
-        Job(open_benchmark(name, path, how), folder / (f"{name}_{path.stem}" if name in several else name))
-        for name, path in found
+        folder / (label if labels.count(label) == 1 else f"{label}_{labels[:place].count(label) + 1}")
+        for place, label in enumerate(labels)
     ]

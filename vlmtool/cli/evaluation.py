@@ -27,11 +27,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Asking:
-    """How a model is loaded and asked. `parts` are the arguments of `load_chat_model`."""
+    """How a model is loaded and asked.
+
+    Args:
+        parts: the arguments of `load_chat_model`.
+        max_new_tokens: None takes each benchmark's own.
+    """
 
     parts: dict[str, Any]
     batch_size: int | None
-    max_new_tokens: int
+    max_new_tokens: int | None
     seed: int
     stop_words: tuple[str, ...]
     launcher: str
@@ -61,13 +66,14 @@ def ask(jobs: Sequence[Job], asking: Asking) -> list[Scores]:
     from vlmtool.chat.load import load_chat_model
     from vlmtool.engine.device import pick_device, start_process_group
     from vlmtool.evaluation.evaluate import score_model
+    from vlmtool.evaluation.likelihood import for_scoring
 
     start_process_group("pytorch" if "LOCAL_RANK" in os.environ else asking.launcher, pick_device())
-    settings = GenerationSettings(
-        max_new_tokens=asking.max_new_tokens, temperature=0.0, seed=asking.seed, stop_words=asking.stop_words
-    )
     generator = load_chat_model(device=None, **asking.parts)
-    results = [
-        score_model(job.benchmark, generator, settings, job.folder, asking.batch_size, asking.parts) for job in jobs
-    ]
+    results = []
+    for job in jobs:
+        longest = asking.max_new_tokens or job.benchmark.max_new_tokens
+        settings = GenerationSettings(longest, temperature=0.0, seed=asking.seed, stop_words=asking.stop_words)
+        asked = for_scoring(generator, job.benchmark)
+        results.append(score_model(job.benchmark, asked, settings, job.folder, asking.batch_size, asking.parts))
     return [scores for scores in results if scores is not None]

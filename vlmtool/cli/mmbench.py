@@ -25,7 +25,7 @@ def mmbench(
     bits: options.Bits = None,
     bot_name: Annotated[str | None, typer.Option(help="Accepted for XTuner's command lines; not used.")] = None,
     offload_folder: Annotated[str | None, typer.Option(help="Accepted for XTuner's command lines; not used.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 100,
+    max_new_tokens: options.MaxNewTokens = None,
     seed: options.Seed = 0,
     launcher: options.Launcher = "none",
     force: options.Force = False,
@@ -35,8 +35,10 @@ def mmbench(
     ] = None,
     batch_size: options.BatchSize = "16",
     extractor: Annotated[
-        str, typer.Option(help="Rule that reads the letter out of an answer: vlmeval, xtuner or strict.")
-    ] = "vlmeval",
+        str | None,
+        typer.Option(help="Rule that reads the letter out of an answer: vlmeval (default), xtuner, strict, or all."),
+    ] = None,
+    score: options.Score = "generate",
 ) -> None:
     """Score a model on a MMBench file: CircularEval and vanilla, overall and by category.
 
@@ -45,16 +47,17 @@ def mmbench(
     """
     from vlmtool.evaluation.benchmark import Options
     from vlmtool.evaluation.benchmarks.mmbench import MMBench
-    from vlmtool.evaluation.extract import find_extractor
+    from vlmtool.evaluation.extract import check_way, choose_reading
 
-    find_extractor(extractor)  # a typo is told before anything is read
+    check_way(score, MMBench, has_predictions=bool(predictions))
+    choose_reading(extractor, score)  # a typo is told before anything is read
     rows = options.as_batch_size(batch_size)
     data_file = options.existing("--data-path", data_path, "Give the MMBench TSV, e.g. mmbench_dev_en.tsv.")
     given = predictions and options.existing("--predictions", predictions, "Give JSON Lines, JSON, TSV or xlsx.")
     check_asking(launcher, bits, bool(model or llava or predictions), "mmbench")
     folder = Path(work_dir) if work_dir else Path("work_dirs") / "mmbench" / data_file.stem
     check_writable(folder, "--work-dir")
-    benchmark = MMBench(data_file, Options(extractor=extractor, needs_pictures=not given))
+    benchmark = MMBench(data_file, Options(extractor=extractor, needs_pictures=not given, score=score))
     if given:
         from vlmtool.evaluation.evaluate import score_given
 

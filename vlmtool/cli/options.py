@@ -21,6 +21,9 @@ PromptTemplate = Annotated[str | None, typer.Option(help="Name of the chat templ
 StopWords = Annotated[list[str] | None, typer.Option(help="End an answer here; may be given again.")]
 TorchDtype = Annotated[str | None, typer.Option(help="fp16, bf16, fp32 or auto.")]
 Bits = Annotated[int | None, typer.Option(help="Load the LLM in 4 or 8 bits.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest answer, in tokens; the benchmark's own limit unless given.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the random numbers (answers are greedy).")]
 Launcher = Annotated[str, typer.Option(help="none, or pytorch under torchrun.")]
 Force = Annotated[
@@ -28,6 +31,10 @@ Force = Annotated[
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings along.")]
 BatchSize = Annotated[str, typer.Option(help="Questions asked at once; auto grows to the memory.")]
+
+Score = Annotated[
+    str, typer.Option(help="generate: the model writes its answer; likelihood: it chooses the most likely option.")
+]
 
 
 def existing(option: str, value: str, advice: str, is_folder_fine: bool = False) -> Path:

@@ -1,13 +1,25 @@
 """What a benchmark is: samples in, a prompt for each, predictions to a score. Engine and reports know no more."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from vlmtool.data.conversation import Message
 
 SHOWN = 5  # names in a warning
+
+T = TypeVar("T")
+
+
+class Judge(Protocol):
+    """A judge model; see `judge.ChatJudge`."""
+
+    def grade(self, prompt: str, read: Callable[[str], T | None], reminder: str) -> T | None:
+        """What `read` finds in the reply to `prompt`; None where no reply can be read."""
+
+    def facts(self) -> dict[str, Any]:
+        """What `metrics.json` shall remember of it."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +32,15 @@ class Options:
         needs_pictures: False to score given predictions; the pictures may then be missing.
         ocr_tokens: show the model the text that was recognised in the picture, where the data has it.
         judge: asks a judge model; None where the benchmark needs none, or an offline proxy shall do.
+        score: "generate" where the model writes its answers; "likelihood" where it chooses among the given ones.
     """
 
     image_folder: Path | None = None
     extractor: str | None = None
     needs_pictures: bool = True
     ocr_tokens: bool = False
-    judge: Any = None
+    judge: Judge | None = None
+    score: str = "generate"
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,8 @@ class Benchmark(Protocol):
     name: ClassVar[str]
     scale: ClassVar[float]
     """What scores are multiplied by for people: 100 for fractions of 1."""
+    max_new_tokens: ClassVar[int]
+    """How long an answer may be, where the user does not say."""
     answer_fields: ClassVar[tuple[str, ...]]
     """Where a file of predictions has the answer: the first of these names that an entry has."""
     places: ClassVar[tuple[str, ...]]

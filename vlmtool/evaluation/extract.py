@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from vlmtool.evaluation.vqa_text import strip_punctuation
 from vlmtool.utils.errors import UsageError, did_you_mean
 
 # (prediction, {letter: option text}) -> letter, "Z" for a refusal, or None where nothing can be read out.
@@ -80,17 +83,84 @@ def strict(prediction: str, options: Mapping[str, str]) -> str | None:
     return match.group(1) if match and match.group(1) in options else None
 
 
+def yes_no_words(prediction: str, options: Mapping[str, str]) -> str | None:
+    """VLMEvalKit's rule for yes/no questions: one of the words "yes" and "no" stands in the answer, not both.
+
+    Source: https://github.com/open-compass/VLMEvalKit, vlmeval/dataset/utils/yorn.py.
+    """
+    words = strip_punctuation(prediction.lower()).split()
+    found = [word for word in ("Yes", "No") if word.lower() in words]
+    return found[0] if len(found) == 1 else None
+
+
 EXTRACTORS: dict[str, Extractor] = {"vlmeval": vlmeval, "xtuner": xtuner, "strict": strict}
+ALL = "all"
+LIKELIHOOD = "likelihood"
+WAYS = ("generate", LIKELIHOOD)
 
 
-def find_extractor(name: str) -> Extractor:
+@dataclass(frozen=True)
+class Reading:
+    """How the answers of a benchmark are read: by one rule, and by others whose scores stand beside its own."""
+
+    name: str
+    rule: Extractor
+    beside: Mapping[str, Extractor] = field(default_factory=dict)
+
+    @property
+    def is_likelihood(self) -> bool:
+        """The answers are options that the model chose by their likelihood; nothing has to be read out."""
+        return self.name == LIKELIHOOD
+
+
+def choose_reading(name: str | None, score: str, rules: Mapping[str, Extractor] = EXTRACTORS) -> Reading:
+    """The rule of that name; "all" is the first one, with all of them beside it.
+
+    Args:
+        name: None takes the first.
+        score: "generate" or "likelihood".
+
+    Raises:
+        UsageError: there is no such rule, or none is needed.
+    """
+    if score == LIKELIHOOD:
+        if name is not None:
+            raise UsageError(f"--extractor {name}: with --score likelihood there is no answer to read. Leave it out.")
+        return Reading(LIKELIHOOD, _as_chosen)
+    first = next(iter(rules))
+    if name == ALL:
+        return Reading(first, rules[first], rules)
+    return Reading(name or first, find_extractor(name or first, rules))
+
+
+def find_extractor(name: str, rules: Mapping[str, Extractor] = EXTRACTORS) -> Extractor:
     """The rule of that name.
 
     Raises:
         UsageError: there is none; the message lists them.
     """
-    if name not in EXTRACTORS:
+    if name not in rules:
+        names = (*rules, ALL)
         raise UsageError(
-            f"--extractor {name}: no such rule.{did_you_mean(name, EXTRACTORS)} Use one of: {', '.join(EXTRACTORS)}."
+            f"--extractor {name}: no such rule.{did_you_mean(name, names)} Use one of: {', '.join(names)}."
         )
-    return EXTRACTORS[name]
+    return rules[name]
+
+
+def check_way(way: str, *benchmarks: Any, has_predictions: bool = False) -> None:
+    """See that these benchmarks (or their classes) can be scored in that way.
+
+    Raises:
+        UsageError: there is no such way, or a benchmark has no options to choose from.
+    """
+    if way not in WAYS:
+        raise UsageError(f"--score {way}: unknown.{did_you_mean(way, WAYS)} Use one of: {', '.join(WAYS)}.")
+    open_ended = [benchmark.name for benchmark in benchmarks if not hasattr(benchmark, "choices")]
+    if way == LIKELIHOOD and open_ended:
+        raise UsageError(f"--score likelihood: {open_ended[0]} has no options to choose from. Leave it out.")
+    if way == LIKELIHOOD and has_predictions:
+        raise UsageError("--score likelihood asks the model; --predictions has answers already. Leave one of them out.")
+
+
+def _as_chosen(prediction: str, options: Mapping[str, str]) -> str:
+    return prediction

@@ -7,16 +7,28 @@ from typing import Any
 from vlmtool.utils.errors import DataError
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, unique_names: bool = False) -> Any:
     """The content of a JSON file.
+
+    Args:
+        unique_names: an object that has a name twice is an error; else the last one counts.
 
     Raises:
         DataError: it is not JSON, or not UTF-8.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_unique if unique_names else None)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}). Download the file again.") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"'{twice}' stands there twice")
+    return content
 
 
 def read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

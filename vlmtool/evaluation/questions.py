@@ -58,6 +58,7 @@ class QuestionBenchmark(ABC):
     places: ClassVar[tuple[str, ...]]
     key_fields: ClassVar[tuple[str, ...]]
     extractors: ClassVar[tuple[str, ...]] = ("official",)
+    max_new_tokens: ClassVar[int] = 100
     answer_fields: ClassVar[tuple[str, ...]] = ("prediction", "text")
     scale: ClassVar[float] = 1.0
 
@@ -65,6 +66,8 @@ class QuestionBenchmark(ABC):
         self.data_path = data_path
         self.options = options or Options()
         self.extractor = self._extractor(self.options.extractor)
+        self.counts: dict[str, int] = {}
+        self.warnings: list[str] = []  # with the counts: what `read` found odd in the data
         self.questions = self.read()
         if not self.questions:
             raise DataError(f"{data_path}: it has no questions. Is it the whole file?")
@@ -90,6 +93,10 @@ class QuestionBenchmark(ABC):
     def headline(self, scores: Mapping[str, Any]) -> tuple[str, float]:
         """The number that papers quote."""
 
+    def extra(self, judged: Judged) -> dict[str, Any]:
+        """Further entries of `metrics.json`, from the questions that have an answer in the data."""
+        return {}
+
     @abstractmethod
     def write_submission(self, predictions: Mapping[int, str], folder: Path) -> Path:
         """The official file of answers."""
@@ -113,14 +120,25 @@ class QuestionBenchmark(ABC):
             return (user(question.text),)
         return (user(Image(str(question.picture.absolute())), "\n" + question.text),)
 
+    def key_of(self, entry: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The key of the question that an entry of a predictions file is for; None where it names none."""
+        if all(name in entry for name in self.key_fields):
+            return tuple(as_key(entry[name]) for name in self.key_fields)
+        return None
+
     def index_of(self, entry: Mapping[str, Any]) -> int | None:
         """By the benchmark's own fields, else by `index`, as our own record has it."""
-        if all(name in entry for name in self.key_fields):
-            return self._by_key.get(tuple(as_key(entry[name]) for name in self.key_fields))
-        if "index" in entry:
-            index = as_key(entry["index"])
-            return int(index) if index.isdecimal() and int(index) < len(self.questions) else None
-        raise DataError(f"it has neither {' and '.join(self.key_fields)} nor index. One of them names the question.")
+        key = self.key_of(entry)
+        if key is not None:
+            return self._by_key.get(key)
+        if "index" not in entry:
+            named = " and ".join(self.key_fields)
+            raise DataError(f"it has neither {named} nor index. One of them names the question.")
+        index = as_key(entry["index"])
+        if not index.isdecimal() or int(index) >= len(self.questions):
+            return None
+        self._check_numbering(self.questions[int(index)], entry)
+        return int(index)
 
     def score(self, predictions: Mapping[int, str]) -> Scores:
         """Judge every answer, then total them. One that is missing is worth nothing."""
@@ -136,6 +154,7 @@ class QuestionBenchmark(ABC):
                 "answers_unreadable": sum(
                     verdict.extracted is None for question, verdict in judged if question.index in predictions
                 ),
+                **self.counts,
             },
             rows=[
                 {
@@ -144,10 +163,14 @@ class QuestionBenchmark(ABC):
                 }
                 for question, verdict in judged
             ],
-            warnings=[f"{unanswered} questions have no answer in the data and are not scored"]
-            if unanswered and with_answer
-            else [],
+            warnings=[
+                *self.warnings,
+                *([f"{unanswered} questions have no answer in the data and are not scored"] * bool(
+                    unanswered and with_answer
+                )),
+            ],
             headline=self.headline(scores) if scores else None,
+            extra=self.extra(with_answer) if with_answer else {},
         )  # fmt: skip
 
     def cards(self, predictions: Mapping[int, str], scores: Scores) -> list[Card]:
@@ -173,6 +196,15 @@ class QuestionBenchmark(ABC):
             return Verdict(None, 0.0 if question.answers else None)
         verdict = self.judge(question, predictions[question.index])
         return verdict if question.answers else Verdict(verdict.extracted, None)
+
+    @staticmethod
+    def _check_numbering(question: Question, entry: Mapping[str, Any]) -> None:
+        """Other tools number the questions their own way; where they tell the question too, it must be the same."""
+        told = " ".join(str(entry.get("question", "")).split())
+        if told and told.lower() not in " ".join(question.text.split()).lower():
+            raise DataError(
+                f"index {question.index} is another question here. The index counts from 0 in the order of the data."
+            )
 
     def _extractor(self, name: str | None) -> str:
         if name is None:

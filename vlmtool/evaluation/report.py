@@ -67,6 +67,8 @@ def _print(benchmark: Benchmark, scores: Scores, folder: Path, submission: Path)
             console.print(_table(benchmark, split, values))
         if scores.splits:
             console.print(_table(benchmark, "all splits", scores.scores))
+        if extractors := scores.extra.get("extractors"):
+            console.print(_table(benchmark, "by extractor", _overall(extractors)))
     else:
         console.print(clean(f"The data has no answers: no score. Hand in {submission}"))
     if scores.headline:
@@ -87,6 +89,14 @@ def _table(benchmark: Benchmark, split: str, scores: Mapping[str, Any]) -> Table
         cells = [f"{benchmark.scale * v[name]:.1f}" if name in v else "–" for v in columns.values()]
         table.add_row(Text(clean_line(name)), *cells, end_section=name == "Overall")
     return table
+
+
+def _overall(extractors: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each rule's scores the Overall of each way of scoring."""
+    return {
+        rule: {f"Overall {way}": values["Overall"] for way, values in as_columns(scores).items() if "Overall" in values}
+        for rule, scores in extractors.items()
+    }
 
 
 def summarize(results: Sequence[tuple[Benchmark, Scores]], folder: Path) -> None:

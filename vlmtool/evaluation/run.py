@@ -51,6 +51,7 @@ def answer_all(
     settings: GenerationSettings,
     folder: Path,
     batch_size: int | None = 16,
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[int, str]:
     """Answer every sample that `folder` holds no answer to yet; each answer is on disk before the next batch starts.
 
@@ -60,6 +61,7 @@ def answer_all(
     Args:
         folder: the work dir; holds `predictions.jsonl`.
         batch_size: samples answered at once, halved when memory ends; None grows to the memory.
+        alive: called after each answer, and so by each process as long as it has something to do.
 
     Returns:
         By index, all answers; empty in all processes but the first.
@@ -81,7 +83,7 @@ def answer_all(
     answered = _answer(benchmark, generator, settings, batches, lambda answers: store.append(target, answers), keys)
     total = sum(map(len, own))
     for _ in track(answered, total, benchmark.name) if is_main() else answered:
-        pass
+        alive()
     barrier()
     if not is_main():
         return {}
