@@ -185,6 +185,26 @@ def test_a_folder_of_xtuner_takes_the_flags_as_given(folders, tmp_path, pictures
         plan_of(llava=folder, visual_encoder=folders.vision)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("run", r"this is a run folder, not a model\.\nConvert it first: vlmtool convert pth_to_hf .*iter_3\.pth"),
+        ("model/projector", r"this is a projector, not a model\.\nGive its model folder: .*model$"),
+        ("model/llm_adapter", r"this is an adapter, not a model\.\nGive its model folder: .*model$"),
+        ("vision", r"this is an image encoder \('clip_vision_model'\), not a model"),
+    ],
+)
+def test_folders_that_are_no_model_say_what_they_are(folders, tmp_path, name, said):
+    for source in (folders.model, folders.vision):
+        shutil.copytree(source, tmp_path / ("model" if source == folders.model else "vision"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "iter_3.pth").touch()
+    with pytest.raises(UsageError, match=said):
+        load(tmp_path / name)
+    with pytest.raises(UsageError, match=said.replace(r"a model\.", r"a model folder\.")):
+        load(folders.llm, llava=tmp_path / name)
+
+
 def test_a_language_model_alone_chats_without_images(folders, pictures):
     generator = load(folders.llm)
     assert answer(generator)

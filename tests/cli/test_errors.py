@@ -91,7 +91,7 @@ def test_broken_record(overrides, standins, tmp_path):
     (tmp_path / "data.json").write_text(json.dumps(records))
     broken = [*overrides, f"data.path={tmp_path / 'data.json'}"]
     expect_error(
-        vlmtool("train", RECIPE, "--work-dir", tmp_path / "w", *sets(broken)), 1, "'r3'", "2 <image> tags but 1 images"
+        vlmtool("train", RECIPE, "--work-dir", tmp_path / "w", *sets(broken)), 1, "'r3'", "2 <image> tags but 1 image."
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.standins import make_llama
 from vlmtool.cli.invoke import invoke
@@ -20,6 +21,7 @@ from vlmtool.convert.merge import merge_folder, merge_part
 from vlmtool.convert.pth_to_hf import pth_to_hf
 from vlmtool.engine.train import train
 from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.folder import load_projector
 
 PRETRAIN, FINETUNE = "llava_vicuna_7b_v15_pretrain", "llava_vicuna_7b_v15_finetune"
 
@@ -117,8 +119,9 @@ def test_a_model_folder_tells_all_of_itself(made, standins, inspect):
     assert "full MLPProjector 64 → 64, depth 2, hidden_act gelu, bias" in block(out, "projector")
     assert block(out, "pictures") == "pictures hidden state -2 (auto), padded to a square"
     assert "vicuna" in block(out, "template") and "32 samples" in block(out, "data")
-    assert f"{FINETUNE}, step 2 llm lora r=8 alpha=16 on nf4" in block(out, "parent 1")
-    assert f"{PRETRAIN}, step 2 llm frozen, vision_encoder frozen, projector full" in block(out, "parent 2")
+    stage = "vision_encoder frozen, projector full, llm lora r=8 alpha=16 on nf4"
+    assert f"{FINETUNE}, step 2 {stage}" in block(out, "parent 1")
+    assert f"{PRETRAIN}, step 2 vision_encoder frozen, projector full, llm frozen" in block(out, "parent 2")
     assert "agrees" in block(out, "parent 2") and "torch 2" in block(out, "versions")
     assert "8 of 8 agree" in block(out, "files") and "here" not in block(out, "versions")
 
@@ -301,6 +304,39 @@ def test_a_shard_that_is_missing(standins, inspect, tmp_path):
     (part / "model.safetensors.index.json").write_text(json.dumps(index))
     code, _, err = inspect(part)
     assert code == 1 and "model-00002-of-00002.safetensors: named in model.safetensors.index.json, but missing" in err
+
+
+def test_a_part_of_bins(inspect, tmp_path):
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "config.json").write_text('{"model_type": "llama"}')
+    shards = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    (part / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    for name in shards.values():
+        torch.save({"a": torch.zeros(1000)}, part / name)
+    assert inspect(part, "--verify")[0] == 0
+    flip(part / shards["a"], (part / shards["a"]).stat().st_size // 2)
+    assert inspect(part)[0] == 0
+    code, _, err = inspect(part, "--verify")
+    assert code == 1 and f"{shards['a']}: damaged: its record" in err
+    (part / shards["a"]).write_bytes(b"<html>Not found</html>")
+    (part / shards["b"]).unlink()
+    code, out, _ = inspect(part)
+    told = block(out, "problems")
+    assert code == 1 and f"{shards['b']}: named in pytorch_model.bin.index.json, but missing" in told
+    assert f"{shards['a']}: damaged: it is cut, or no file of torch.save" in told
+
+
+def test_xtuners_projector_is_what_it_is_loaded_as(made, inspect, tmp_path):
+    folder = Path(shutil.copytree(made.folder / "projector", tmp_path / "projector"))
+    own = values(inspect, folder)["parts"][0]["about"]
+    said = {"visual_hidden_size": 64, "llm_hidden_size": 64, "depth": 2, "hidden_act": "gelu", "bias": True}
+    (folder / "config.json").write_text(json.dumps({"model_type": "projector", "llm_hidden_size": 64, **said}))
+    values_of_xtuner = values(inspect, folder)
+    assert values_of_xtuner["kind"] == "Hugging Face part"  # it says model_type
+    (folder / "config.json").write_text(json.dumps(said))
+    assert values(inspect, folder)["parts"][0]["about"] == own
+    assert type(load_projector(folder)).__name__ == own.partition(" ")[0] == "MLPProjector"
 
 
 def test_nothing_known(inspect, tmp_path):

@@ -13,7 +13,7 @@ from vlmtool.data.templates.library import find_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.engine.build import build_model
 from vlmtool.engine.meta import checkpoint_meta, part_origins
-from vlmtool.models.checkpoint import write_checkpoint
+from vlmtool.models.checkpoint import encode_checkpoint
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_state
 from vlmtool.recipe.load import parse_recipe
@@ -90,7 +90,8 @@ def train(standins, tmp_path: Path) -> Train:
         origins = part_origins(recipe, folders)
         meta = checkpoint_meta("test", recipe, origins, model, template, {"path": "x.json"}, [])
         path = tmp_path / "run" / "iter_7.pth"
-        write_checkpoint(path, {**meta, "step": 7, "epoch": 0}, saved_state(model))
+        path.parent.mkdir(exist_ok=True)
+        encode_checkpoint(path, {**meta, "step": 7, "epoch": 0}, saved_state(model))
         return Trained(recipe, model, path)
 
     return make

@@ -78,6 +78,35 @@ def test_what_can_be_known_before_exits_with_2(run, recipe, standins, tmp_path, 
     assert not out.exists()
 
 
+def test_only_what_a_conversion_wrote_is_replaced(run, recipe, tmp_path, capsys):
+    hf = tmp_path / "hf"
+    again = ("pth_to_hf", recipe, run.path, hf)
+    assert vlmtool(*again) == 0 and vlmtool(*again) == 0
+    for name in ("projector/my_notes.txt", "tokenizer_notes.json", "llm_adapter/old/x.safetensors", "config.json"):
+        mine = hf / name
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        before = sorted(hf.rglob("*"))
+        assert f"holds '{name}'" in fails(capsys, 2, *again)
+        assert mine.read_text() == "mine" and sorted(hf.rglob("*")) == before
+        mine.unlink()
+    (hf / "link").symlink_to(tmp_path / "nowhere")
+    assert "holds 'link'" in fails(capsys, 2, *again)
+    (hf / "link").unlink()
+    manifest = hf / "vlmtool.json"
+    for content in ("{}", "{", manifest.read_text().replace('"files"', '"flies"')):
+        manifest.write_text(content)
+        assert "did not write there" in fails(capsys, 2, *again)
+
+
+def test_a_merged_part_is_replaced_as_carefully(run, standins, tmp_path, capsys):
+    hf, llm = pth_to_hf(run.recipe, run.path, tmp_path / "hf"), tmp_path / "llm"
+    again = ("merge", standins.llama, hf / "llm_adapter", llm)
+    assert vlmtool(*again) == 0 and vlmtool(*again) == 0
+    (llm / "model-00002-of-00002.safetensors").write_text("mine")
+    assert "holds 'model-00002-of-00002.safetensors'" in fails(capsys, 2, *again)
+
+
 def test_a_recipe_that_does_not_agree_exits_with_1(run, recipe, tmp_path, capsys):
     message = fails(capsys, 1, "pth_to_hf", recipe, run.path, tmp_path / "out", "--set", "llm.lora.r=4")
     assert "llm.lora.r = 8" in message and "says 4" in message

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 from vlmtool.data import check as check_module
 from vlmtool.data.check import check_data
@@ -172,7 +174,7 @@ def test_marked_image_tokens_are_found(check, write_records):
 def test_details_do_not_repeat_place_and_id(check, write_records):
     report = check(write_records([record("a", question="<image><image>"), "{"]))
     assert sorted(f.detail for f in report.findings) == [
-        "has 2 <image> tags but 1 images.",
+        "has 2 <image> tags but 1 image.",
         "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
     ]
 
@@ -220,10 +222,10 @@ def test_only_so_many_places_are_kept_but_all_are_counted(check, many):
 
 def test_each_image_is_opened_once(check, many, monkeypatch):
     opened = []
-    monkeypatch.setattr("vlmtool.data.check_record.picture_size", lambda path: opened.append(path.name))
+    monkeypatch.setattr("vlmtool.data.check_record.check_picture", lambda path, deep: opened.append(path.name))
     monkeypatch.setattr(check_module, "read_blocks", lambda path: json_stream.read_blocks(path, 4096))
     check(many)
-    assert sorted(opened) == ["broken.png", "good.png"]
+    assert len(opened) == len(set(opened)) and {"broken.png", "good.png"} < set(opened)
 
 
 def test_an_image_first_used_by_a_record_of_the_wrong_form_is_still_looked_at(check, write_records):
@@ -233,7 +235,7 @@ def test_an_image_first_used_by_a_record_of_the_wrong_form_is_still_looked_at(ch
 
 def test_a_name_that_no_system_takes_is_a_defect(check, write_records):
     report = check(write_records([record("a", image="x" * 300 + ".png"), record("b", image="a\0b.png")]))
-    assert found(report) == {("broken_image", 1, "a"), ("missing_image", 2, "b")}
+    assert found(report) == {("broken_image", 1, "a"), ("broken_image", 2, "b")}
 
 
 def test_without_a_tokenizer_records_and_images_are_checked(tmp_path, picture, write_records):
@@ -260,6 +262,80 @@ def test_what_ends_a_file_is_never_skipped(check, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([record("a"), record("b")])[:-1])
     assert check(path, max_bad_share=1.0).has_errors
+
+
+def test_a_picture_under_another_key_is_told(check, write_records):
+    """The record is usable, but without its picture."""
+    lost = {**record("a", question="What?", image=None), "Image": "good.png"}
+    listed = {**record("b", question="How?", image=None), "images": ["good.png"]}
+    film = {**record("c", question="Who?", image=None), "video": "a.mp4"}
+    report = check(write_records([lost, listed, film, {**record("d"), "model": "x", "category": "y", "width": 640}]))
+    assert [(f.kind, f.sample_id, f.detail) for f in report.findings] == [
+        ("unread_key", "a", "'Image' is not read; did you mean 'image'?"),
+        ("unread_key", "b", "'images' is not read; did you mean 'image'?"),
+        ("unread_key", "c", "'video' is not read: vlmtool learns from pictures, not from videos"),
+    ]
+    assert not report.has_errors and report.num_samples == 4
+
+
+@pytest.mark.parametrize("answer", ["", "  \n"])
+def test_an_empty_answer_is_told(check, write_records, answer):
+    report = check(
+        write_records([record("a", answer=answer), record("b"), record("c", question="<image>", answer="No")])
+    )
+    assert [(f.kind, f.sample_id, f.detail) for f in report.findings] == [
+        ("empty_answer", "a", "turn 2 of 2 has no text")
+    ]
+    assert report.counts["empty_answer"] == 1 and not report.has_errors
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "it is empty."), (" \n\t", "there is no text in it."), ("\ufeff", "there is no text in it."),
+        ("[ ]", "the array is empty."), (json.dumps(record("a"), indent=2), "this file is one object over many lines."),
+    ],
+)  # fmt: skip
+def test_a_file_without_records_is_one_finding_that_says_why(check, tmp_path, content, said):
+    path = tmp_path / "a.json"
+    path.write_text(content, encoding="utf-8")
+    report = check(path)
+    [finding] = report.findings
+    assert (finding.kind, finding.origin) == ("wrong_file", str(path)) and said in finding.detail
+    assert report.has_errors and report.num_records == 0
+
+
+def test_an_empty_held_out_file_is_an_error_beside_good_training_data(check, write_records, tmp_path):
+    (tmp_path / "val.json").write_text("[]")
+    report = check(write_records([record("a")]), tmp_path / "val.json")
+    assert [(f.kind, f.origin) for f in report.findings] == [("wrong_file", str(tmp_path / "val.json"))]
+
+
+def test_long_texts_are_cut_in_findings(check, write_records):
+    names = ["x" * 5000, "y/" * 2000 + "z.png", "../" + "x" * 5000]
+    report = check(write_records([record("n" * 5000 + str(n), image=name) for n, name in enumerate(names)]))
+    assert len(report.findings) == 3
+    for finding in report.findings:
+        assert len(finding.sample_id) <= 100 and "sample" not in finding.detail
+        assert len(finding.detail) <= 160
+
+
+def test_a_missing_image_names_the_file_of_other_letters(check, write_records):
+    report = check(write_records([record("a", image="GOOD.PNG"), record("b", image="other.png")]))
+    assert [f.detail for f in report.findings] == ["GOOD.PNG; 'good.png' is there", "other.png"]
+
+
+def test_a_folder_is_not_called_missing(check, write_records, tmp_path):
+    (tmp_path / "images" / "dir.jpg").mkdir()
+    [finding] = check(write_records([record("a", image="dir.jpg")])).findings
+    assert (finding.kind, finding.detail) == ("broken_image", "dir.jpg: it is a folder")
+
+
+@pytest.mark.parametrize("kind", ["float32", "int32"])
+def test_32_bit_pictures_are_found_by_their_header(check, write_records, tmp_path, kind):
+    PILImage.fromarray(np.zeros((8, 8), kind)).save(tmp_path / "images" / "deep.tif")
+    [finding] = check(write_records([record("a", image="deep.tif")])).findings
+    assert finding.kind == "broken_image" and "32-bit pixels" in finding.detail
 
 
 def test_every_kind_has_a_level_a_title_and_a_remedy():

@@ -49,8 +49,21 @@ def vlmtool(tmp_path, tokenizer_folder, encoder_folder, picture):
 def test_check_of_good_data_exits_0(vlmtool):
     result = vlmtool("check", [record("a"), record("b", question="What?", image=None)])
     assert result.exit_code == 0
-    assert "2 records, 2 usable samples, 1 images." in result.stdout
+    assert "2 records, 2 usable samples, 1 image." in result.stdout
     assert "error" not in result.stdout
+
+
+def test_check_counts_one_as_one_and_thousands_with_separators(vlmtool):
+    assert "1 record, 1 usable sample, 1 image.\n" in vlmtool("check", [record("a")]).stdout
+    result = vlmtool("check", [record(n, answer=f"{n}", image=None, question="Q") for n in range(1001)])
+    assert "1,001 records, 1,001 usable samples, 0 images.\n" in result.stdout
+
+
+def test_check_of_an_empty_file_names_it_and_the_cause(vlmtool, tmp_path):
+    result = vlmtool("check", [])
+    assert result.exit_code == 1 and "0 records, 0 usable samples" in result.stdout
+    assert f"{tmp_path / 'data.json'}: no record: the array is empty." in result.stdout
+    assert "Tokens a sample" not in result.stdout
 
 
 def test_check_prints_what_where_and_how_to_fix_it(vlmtool, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from vlmtool.data.check_record import RecordChecker, Task
 from vlmtool.data.collate import Collator
 from vlmtool.data.conversation import Conversation, Image, assistant, user
 from vlmtool.data.dataset import ConversationDataset
@@ -20,9 +21,9 @@ def conversation(name: str, answer: str, *images: str, question: str = "What?") 
 
 @pytest.fixture
 def dataset(renderer, transform):
-    def make(*conversations: Conversation, max_length: int = 1000) -> ConversationDataset:
+    def make(*conversations: Conversation, max_length: int = 1000, bad: list | None = None) -> ConversationDataset:
         own = Renderer(renderer("vicuna").tokenizer, renderer("vicuna").template, transform.num_tokens)
-        return ConversationDataset(conversations, own, transform, max_length)
+        return ConversationDataset(conversations, own, transform, max_length, bad)
 
     return make
 
@@ -93,6 +94,23 @@ def test_missing_images_are_found_before_training(dataset, picture):
     made = [conversation(str(i), "Yes", name) for i, name in enumerate(["a.png", "b.png", "b.png", "c.png"])]
     with pytest.raises(DataError, match=r"2 images are missing in .*, first 'b.png' \(3 uses\)"):
         dataset(*made).scan()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_missing"), [("b.png", True), ("a.png/b.png", True), ("x" * 300 + ".png", False), ("folder", False)]
+)
+def test_the_scan_and_the_check_say_the_same_of_an_image(dataset, picture, tmp_path, name, is_missing):
+    picture("a.png")
+    folder = tmp_path / "images"
+    (folder / "folder").mkdir()
+    checker = RecordChecker(folder, "as_written", deep=False, prompting=None)
+    [(kind, _)] = checker(Task([], [name])).bad_images.values()
+    assert (kind == "missing_image") is is_missing
+
+    with pytest.raises(DataError, match="1 image is missing" if is_missing else r"sample 's' .*cannot be read"):
+        dataset(conversation("s", "Yes", name)).scan()
+    skipping = dataset(conversation("s", "Yes", name), conversation("t", "No"), bad=[])
+    assert skipping.scan().num_samples == 1 and [bad.id for bad in skipping.bad] == ["s"]
 
 
 def test_a_broken_image_names_the_sample(dataset, picture):

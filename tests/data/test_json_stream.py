@@ -109,7 +109,7 @@ def test_what_is_nested_too_deep_is_a_data_error(file, text, block):
 )
 def test_what_is_no_utf8_is_told_with_its_byte(file, content, byte, block):
     file.write_bytes(content)
-    with pytest.raises(DataError, match=f"not UTF-8 at byte {byte}\\."):
+    with pytest.raises(DataError, match=f"not UTF-8 at byte {byte}, in line 1;"):
         values(file, block)
 
 

@@ -86,8 +86,8 @@ def test_an_address_in_a_record_is_told_and_not_fetched(path):
 
 @pytest.mark.parametrize(
     ("text", "images", "counts"),
-    [("<image><image>", "a.png", "2 <image> tags but 1 images"), ("Q", "a.png", "0 <image> tags but 1 images"),
-     ("<image>", None, "1 <image> tags but 0 images")],
+    [("<image><image>", "a.png", "2 <image> tags but 1 image"), ("Q", "a.png", "0 <image> tags but 1 image"),
+     ("<image>", None, "1 <image> tag but 0 images")],
 )  # fmt: skip
 def test_tags_and_images_must_be_as_many(text, images, counts):
     with pytest.raises(RecordError, match=f"f.jsonl:7: sample 's' has {counts}") as caught:

@@ -89,7 +89,7 @@ def test_a_template_that_prints_a_turn_twice_is_refused(tokenizer):
         "twice", "{% for m in messages %}{{ m.content }}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}"
     )
     renderer = Renderer(tokenizer, template, lambda image: 1)
-    with pytest.raises(DataError, match="sample 's': 2 image tokens in the rendered prompt, but 1 images"):
+    with pytest.raises(DataError, match="sample 's': 2 image tokens in the rendered prompt, but 1 image\\."):
         renderer.sample(Conversation("s", (user(Image("a")),)))
 
 
@@ -125,5 +125,10 @@ def test_the_image_tag_is_one_token_that_lies_behind_the_others(tokenizer, token
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="its tokenizer cannot be loaded"):
+    with pytest.raises(CheckpointError, match="its tokenizer cannot be loaded: there is none that transformers"):
         load_tokenizer(tmp_path)
+
+
+def test_an_encoder_in_the_place_of_the_language_model_is_named(encoder_folder):
+    with pytest.raises(CheckpointError, match=r"this is an image encoder \('clip_vision_model'\), not a language"):
+        load_tokenizer(encoder_folder)

@@ -1,5 +1,7 @@
 """Parts and hooks that fail on purpose, named in a recipe as a user's own would be."""
 
+import errno
+import os
 import time
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from vlmtool.engine import saving, watch
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.utils.distributed import rank
 
@@ -55,3 +58,35 @@ class BusyHook(Hook):
         if rank() == 0:
             time.sleep(6)
         torch.distributed.barrier()
+
+
+class NeverBeginsHook(Hook):
+    """Rank 1 falls asleep before the training begins, and waits for nobody."""
+
+    def before_run(self, runner: Any) -> None:
+        if rank() == 1:
+            time.sleep(600)
+
+
+class FullDiskHook(Hook):
+    """No checkpoint can be written once the run has been told to stop, or after its last step."""
+
+    priority = "NORMAL"  # before the one that saves
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.train_loop.stop_signal is not None or runner.iter == runner.max_iters:
+            saving.encode_checkpoint = _no_space
+
+
+class BlindWatchHook(Hook):
+    """No sign of life can be written from step 2 on, nor the stacks of a hang."""
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if batch_idx == 1:
+            watch.write_text = _no_space
+            watch.open = _no_space
+        time.sleep(0.7)
+
+
+def _no_space(*arguments: Any, **options: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

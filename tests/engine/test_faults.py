@@ -6,39 +6,25 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
+from tests.engine.command import ROOT, command, environment, hook, start, wait_for_step
 from tests.engine.conftest import FINETUNE, log_rows, losses
 from tests.engine.kill_hook import KILL
+from vlmtool.engine.build import build_runner
 from vlmtool.engine.hooks.trouble import BAD_SAMPLES_FILE
 from vlmtool.engine.log import LogFile, read_log
 from vlmtool.engine.loop import SKIPPED_FILE
 from vlmtool.models.checkpoint import last_checkpoint, read_checkpoint
+from vlmtool.recipe.load import load_recipe
 from vlmtool.utils.errors import CheckpointError, DataError, UsageError, VlmtoolError
 
-ROOT = Path(__file__).parents[2]
 MOODY = ["projector.type='tests.engine.faults.MoodyProjector'", "data.sampler='random'"]  # images in every step
-
-
-def command(small: list[str], folder: Path, *overrides: str) -> list[str]:
-    sets = [word for override in [*small, *overrides] for word in ("--set", override)]
-    return [sys.executable, "-m", "vlmtool", "train", FINETUNE, "--work-dir", str(folder), *sets]
-
-
-def environment(processes: int = 1, port: int = 0, **more: str) -> dict[str, str]:
-    several = {"NPROC_PER_NODE": str(processes), "PORT": str(port)} if processes > 1 else {}
-    return {**os.environ, "PYTHONPATH": str(ROOT), **several, **more}
-
-
-def wait_for_step(log: Path, step: int, run: subprocess.Popen[str]) -> None:
-    while not (log.is_file() and any(row["step"] >= step for row in read_log(log))):
-        assert run.poll() is None, run.communicate()[1]
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +225,60 @@ def test_a_rank_may_prepare_for_long(small, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_full_disk_neither_ends_the_watch_nor_blinds_it(small, tmp_path, hangs):
+    """No sign can be written from step 2 on: a run that moves goes on, one that hangs still ends."""
+    hooks = ["dict(type='tests.engine.faults.BlindWatchHook')"]
+    hooks += ["dict(type='tests.engine.faults.HangHook', step=4)"] * hangs
+    extra = ["runtime.hang_timeout=3.0", "schedule.batch_size=2", "schedule.max_steps=10"]
+    words = command(small, tmp_path, *extra, f"mmengine=dict(custom_hooks=[{', '.join(hooks)}])")
+    done = start(words, 2, 29721 + hangs)
+    assert done.returncode == int(hangs), done.stderr
+    assert "cannot be written to: No space left on device. The run goes on." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("No sign of life for 3 s" in done.stderr) == hangs
+
+
+def test_the_signs_of_a_killed_run_name_nobody(small, tmp_path):
+    """Rank 1 never begins; what it said in a run before is not taken for its word."""
+    (tmp_path / ".watch").mkdir()
+    for number in (0, 1):
+        sign = {"count": 900, "step": 80, "phase": "forward pass"}
+        (tmp_path / ".watch" / f"rank{number}.json").write_text(json.dumps(sign))
+    extra = ["runtime.hang_timeout=3.0", "schedule.batch_size=2", hook("NeverBeginsHook")]
+    done = start(command(small, tmp_path, *extra), 2, 29723)
+    assert done.returncode == 1
+    error = next(line for line in done.stderr.splitlines() if line.startswith("Error"))
+    assert "rank 1 (not begun) hangs; the others wait: rank 0 (step 1" in error
+
+
+def test_a_last_save_that_fails_is_told_though_a_signal_asked_for_it(small, tmp_path):
+    extra = ["schedule.batch_size=2", "schedule.max_steps=100000", hook("FullDiskHook")]
+    run = subprocess.Popen(
+        command(small, tmp_path, *extra), env=environment(2, 29724), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(tmp_path / "train_log.jsonl", 2, run)
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=300)[1]
+    assert run.returncode == 1 and "could not be written: No space left on device" in said, said
+    assert last_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_signal_to_one_process_ends_the_run_as_that_signal(small, tmp_path, rank):
+    extra = ["schedule.batch_size=2", "schedule.max_steps=100000"]
+    run = subprocess.Popen(
+        command(small, tmp_path, *extra), env=environment(2, 29725 + int(rank)), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(tmp_path / "train_log.jsonl", 2, run)
+    process = next(c for c in psutil.Process(run.pid).children() if c.environ().get("RANK") == rank)
+    process.send_signal(signal.SIGUSR1)
+    said = run.communicate(timeout=300)[1]
+    assert run.returncode == 128 + signal.SIGUSR1, said
+    newest = last_checkpoint(tmp_path)
+    assert newest is not None and str(newest) in said and "memory" not in said
+
+
 def test_a_run_is_not_overwritten(run):
     run("once")
     with pytest.raises(UsageError, match=r"holds a run already, up to iter_4.pth.\n.*--resume"):
@@ -254,10 +294,13 @@ def test_a_truncated_checkpoint_is_told(run, tmp_path):
     run("once", "schedule.max_steps=5", resume_from=folder / "iter_2.pth")
 
 
-def test_a_save_under_the_same_name_is_whole_or_not_at_all(run, monkeypatch):
+def test_a_save_under_the_same_name_is_whole_or_not_at_all(run, small, monkeypatch):
     """Killed between the two halves of a second save, the first one still resumes."""
     folder = run("once", "schedule.max_steps=2")
     halves = []
+    recipe = load_recipe(FINETUNE, [*small, "schedule.max_steps=3"])
+    again = build_runner(recipe, "again", folder, resume_from=folder / "iter_2.pth").runner
+    monkeypatch.setattr(again.train_loop, "run", lambda: again.save_checkpoint(str(folder), "iter_2.pth"))
 
     def replace(source, target, real=os.replace):
         halves.append(Path(target).name)
@@ -267,11 +310,9 @@ def test_a_save_under_the_same_name_is_whole_or_not_at_all(run, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace)
-        (folder / "last_checkpoint").unlink()
         with pytest.raises(KeyboardInterrupt):
-            run("once", "schedule.max_steps=2", "runtime.seed=5")
+            again.train()
     assert halves[-3:] == [".iter_2.state.old", "iter_2.state", "iter_2.pth"]
-    (folder / "last_checkpoint").write_text("iter_2.pth\n")
     run("once", "schedule.max_steps=3", resume=True)
     assert read_checkpoint(last_checkpoint(folder)).meta["step"] == 3
 

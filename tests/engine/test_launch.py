@@ -1,8 +1,10 @@
 """How many processes, from the environment."""
 
+from dataclasses import dataclass
+
 import pytest
 
-from vlmtool.engine.launch import Launch, launch_settings
+from vlmtool.engine.launch import Launch, _stopped_by, launch_settings
 from vlmtool.utils.errors import UsageError
 
 
@@ -21,3 +23,25 @@ def test_xtuners_variables():
 def test_no_number_is_told():
     with pytest.raises(UsageError, match="NPROC_PER_NODE=eight"):
         launch_settings({"NPROC_PER_NODE": "eight"})
+
+
+@dataclass
+class Failure:
+    exitcode: int
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "signal"),
+    [
+        ((143, 143), 15),
+        ((138, 143), 10),  # the launcher ends the slower process itself
+        ((143, 138), 10),
+        ((-15, 138), 10),
+        ((-15, -15), 15),  # before there was anything to save
+        ((1, 143), None),
+        ((143, -9), None),
+        ((137, 137), None),
+    ],
+)
+def test_only_what_every_process_ended_with_counts_as_a_stop(exit_codes, signal):
+    assert _stopped_by({number: Failure(code) for number, code in enumerate(exit_codes)}) == signal

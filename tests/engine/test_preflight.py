@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,38 @@ class StubTokenizer:
         return 400
 
 
+def test_the_path_of_the_data_may_be_written_in_any_way(dry_run, standins, monkeypatch):
+    monkeypatch.chdir(standins.data.parent)
+    for path in (f"./{standins.data.name}", f"..//{standins.data.parent.name}/./{standins.data.name}"):
+        assert dry_run("schedule.max_steps=None", f"data.path='{path}'").of("ok")["steps"] == "8 of 4 samples"
+
+
+def test_a_pointer_to_the_newest_checkpoint_that_is_broken_is_one_row_of_many(dry_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last_checkpoint").write_text("../iter_4.pth")
+    run = dry_run("data.val_path='none.json'")
+    assert set(run.of("error")) == {"work dir", "data.val_path"} and "disk" in run.of("ok")
+    assert "'../iter_4.pth' is not the name of a file beside it" in run.of("error")["work dir"]
+
+
+def test_the_command_that_lists_all_places_is_of_the_same_data(dry_run, tmp_path):
+    run = dry_run(f"data.image_folder={str(tmp_path)!r}")
+    [line] = [line for line in run.text.splitlines() if line.startswith("Every place")]
+    words = shlex.split(line.partition(": ")[2])
+    assert words[:4] == ["vlmtool", "data", "check", FINETUNE] and words.count("--set") == (len(words) - 4) / 2 > 1
+    assert words[-1] == f"data.image_folder={str(tmp_path)!r}"
+
+
+def test_one_is_no_plural(dry_run, standins, tmp_path):
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(json.loads(standins.data.read_text())[:1]))
+    last_alone = ("schedule.max_steps=1", "schedule.save_every=None", "schedule.save_epochs=False")
+    run = dry_run(f"data.path={str(file)!r}", "schedule.batch_size=1", "data.val_path='no'", *last_alone)
+    fine = run.of("ok")
+    assert fine["data"] == "1 record, 1 usable sample, 1 image" and fine["steps"] == "1 of 1 sample"
+    assert fine["disk"].startswith("1 checkpoint of ") and run.text.splitlines()[-1].startswith("1 error: ")
+
+
 def test_a_good_recipe_has_no_errors_and_nothing_is_written(dry_run, tmp_path):
     run = dry_run("schedule.max_steps=None")
     assert run.exit_code == 0
@@ -110,7 +143,8 @@ def test_the_worst_stands_first_and_80_columns_are_enough(dry_run):
     run = dry_run("llm.path='/nowhere'", "data.val_path='none.json'", columns=80)
     levels = [level for level, _, _ in run.rows]
     assert levels == sorted(levels, key=["error", "warning", "ok"].index) and len(set(levels)) == 3
-    assert all(len(line) <= 80 for line in run.text.splitlines())
+    lines = [line for line in run.text.splitlines() if not line.startswith("Every place")]  # a command to copy
+    assert all(len(line) <= 80 for line in lines)
     assert "this training would stop" in run.text
 
 

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.chat.conftest import byte_tokenizer, image_processor, tiny_llm, tiny_vision
@@ -54,7 +56,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def answers(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_bytes().splitlines()]
 
 
 def count_lines(folder: Path) -> int:
@@ -66,7 +68,9 @@ def kill_when(process: subprocess.Popen, folder: Path, lines: int) -> None:
     while count_lines(folder) < lines:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-2000:]
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
+    for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with suppress(psutil.NoSuchProcess):
+            member.send_signal(signal.SIGKILL)
     process.communicate()
 
 

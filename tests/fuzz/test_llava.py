@@ -15,6 +15,7 @@ from tests.fuzz.strategies import damaged, json_values, paths, spoiled, texts, t
 from vlmtool.data.check import check_data
 from vlmtool.data.check_record import Prompting
 from vlmtool.data.conversation import Conversation, Image
+from vlmtool.data.formats.file_head import WrongFile
 from vlmtool.data.formats.json_stream import read_blocks
 from vlmtool.data.formats.llava import read_conversations
 from vlmtool.data.templates.library import find_template
@@ -24,7 +25,9 @@ from vlmtool.utils.errors import DataError, VlmtoolError
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 NEITHER = object()  # nested so deeply that json.loads gives up here and may not elsewhere, or the other way round
 # What a check notes without taking the sample away.
-NOTES = {"cut_answer", "duplicate_id", "duplicate_record", "file"}
+NOTES = {
+    "unread_key", "empty_answer", "cut_answer", "duplicate_id", "duplicate_record", "wrong_file", "file",
+}  # fmt: skip
 
 
 @st.composite
@@ -110,6 +113,19 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
+def may_be_refused_whole(data: bytes) -> bool:
+    """No record, another encoding, packed, or a first line that is no JSON though it begins an object."""
+    marks = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
+    if read_by_json(data) == [] or data.startswith(marks) or b"\0" in data[:4]:
+        return True
+    first = data.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return first.startswith(b"{")
+    return False
+
+
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
@@ -144,6 +160,9 @@ def test_every_record_is_yielded_whole_or_reported(folder, data, image_position)
     path.write_bytes(data)
     found = outcome(lambda: read_all(path, image_position))
     expected = read_by_json(data)
+    if isinstance(found, WrongFile):
+        assert may_be_refused_whole(data)
+        return
     if isinstance(found, VlmtoolError) or expected is None:
         # An array is lost from where it breaks, and says so. Very deep values are read here and not there.
         assert isinstance(found, VlmtoolError) == (expected is None) or _is_very_deep(data)
@@ -188,7 +207,9 @@ def test_a_check_counts_every_record(folder, prompting, standins, data, deep):
     path.write_bytes(data)
     report = check_data([path], standins.images, prompting, deep=deep, num_workers=1)
     expected = read_by_json(data)
-    if "file" not in report.counts:
+    if "wrong_file" in report.counts:
+        assert may_be_refused_whole(data) and not report.num_records
+    elif "file" not in report.counts:
         assert expected is None or report.num_records == len(expected)
     lost = {finding.origin for finding in report.findings if finding.kind not in NOTES}
     assert report.num_samples == report.num_records - len(lost)
@@ -209,5 +230,6 @@ def test_the_command_tells_what_is_wrong(folder, standins, data):
     )
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in sections.items()))
     code, printed, _ = run_command("data", "check", str(recipe), "--all")
-    assert f"{len(read_by_json(data) or [])} records" in printed or "file broken" in printed
+    count = len(read_by_json(data) or [])
+    assert f"{count:,} record{'s' * (count != 1)}," in printed or "file broken" in printed or "no data file" in printed
     assert code == int("error" in printed or "No sample is left" in printed)

@@ -5,13 +5,13 @@ import pickle
 import pytest
 import torch
 
-from vlmtool.models.checkpoint import last_checkpoint, mark_last, read_checkpoint, write_checkpoint
+from vlmtool.models.checkpoint import encode_checkpoint, last_checkpoint, mark_last, read_checkpoint
 from vlmtool.utils.errors import CheckpointError, UsageError
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "iter_3.pth"
-    write_checkpoint(path, {"step": 3}, {"projector.model.0.weight": torch.arange(4.0)})
+    encode_checkpoint(path, {"step": 3}, {"projector.model.0.weight": torch.arange(4.0)})
     checkpoint = read_checkpoint(path)
     assert checkpoint.meta == {"format": 1, "step": 3}
     assert checkpoint.state_dict["projector.model.0.weight"].tolist() == [0, 1, 2, 3]
@@ -42,7 +42,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, save):
 
 def test_truncated_file_is_reported(tmp_path):
     path = tmp_path / "iter_1.pth"
-    write_checkpoint(path, {}, {"a": torch.randn(1000)})
+    encode_checkpoint(path, {}, {"a": torch.randn(1000)})
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(path)

@@ -68,6 +68,24 @@ def test_a_file_is_read_once_until_it_changes(part, monkeypatch):
     assert remembered([file]) == {} and file_hashes([file]) != first
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_file_that_is_written_to_meanwhile_is_not_remembered(part, monkeypatch, anew):
+    file, other = part / "model-1.safetensors", part / "model-2.safetensors"
+    real = fingerprint.sha256
+
+    def written_to(path: Path) -> str:
+        value = real(path)
+        if path == file:
+            file.write_bytes(b"written while it was read")
+        return value
+
+    monkeypatch.setattr(fingerprint, "sha256", written_to)
+    file_hashes([file, other], anew)
+    monkeypatch.undo()
+    assert list(remembered([file, other])) == [other]
+    assert file_hashes([file]) == {file: hashlib.sha256(b"written while it was read").hexdigest()}
+
+
 def test_anew_reads_though_it_is_remembered(part):
     file = part / "model-1.safetensors"
     remember({file: "wrong"})
@@ -76,7 +94,13 @@ def test_anew_reads_though_it_is_remembered(part):
     assert file_hashes([file], anew=True) == right == remembered([file])
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '"x"'])
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900])
+def test_a_config_that_cannot_be_read_has_no_hash(part, content):
+    (part / "config.json").write_text(content)
+    assert config_hash(part) == "" or content.endswith("}")  # nested, but not too deep for every Python
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"x"', "[" * 100_000])
 def test_a_damaged_memory_is_no_error(part, monkeypatch, tmp_path, content):
     monkeypatch.setenv("VLMTOOL_CACHE", str(tmp_path))
     (tmp_path / "hashes.json").write_text(content)

@@ -38,6 +38,38 @@ def test_mistakes_are_told_in_three_lines(override, message):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.lr=fast", "--set: schedule.lr = 'fast': a number is needed."),
+        ("llm.lora=8", "--set: llm.lora = 8: a section is needed, dict(r=…, alpha=…)."),
+        ("data.sample_prompts=['Q']", "--set: data.sample_prompts.0 = 'Q': a section is needed, dict(question=…)."),
+        ("schedule.batch_size=2.5", "--set: schedule.batch_size = 2.5: a whole number is needed."),
+        ("schedule.batch_size=0", "--set: schedule.batch_size = 0: it must be above 0."),
+        ("schedule.warmup_ratio=1", "--set: schedule.warmup_ratio = 1: it must be below 1.0."),
+        ("llm.quantization=nf5", "--set: llm.quantization = 'nf5': it takes 'nf4' or 'int8'."),
+        ("llm.freeze=maybe", "--set: llm.freeze = 'maybe': True or False is needed."),
+        ("llm=dict()", "--set: 'llm.path' is missing."),
+        (f"schedule.lr={'x' * 5000}", f"--set: schedule.lr = '{'x' * 47} … {'x' * 47}': a number is needed."),
+    ],
+)  # fmt: skip
+def test_what_set_said_is_not_blamed_on_the_file(override, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(NAME, ["schedule.epochs=2", override])
+    assert str(caught.value).split("\n")[0] == message
+
+
+def test_what_the_file_said_is(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(MINIMAL.replace("lr=1e-3", "lr='fast'"))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(file), ["schedule.batch_size=4"])
+    assert str(caught.value) == f"{file}: schedule.lr = 'fast': a number is needed."
+    file.write_text(MINIMAL.replace('path="a/llm"', 'path="a/llm", lora=dict(r=8, alpha=16)'))
+    with pytest.raises(RecipeError, match=f"{file} with --set: llm is said to be frozen"):  # each said a half
+        load_recipe(str(file), ["llm.freeze=True"])
+
+
 def test_override_without_value():
     with pytest.raises(UsageError, match="KEY=VALUE"):
         load_recipe(NAME, ["schedule.lr"])

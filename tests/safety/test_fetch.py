@@ -257,6 +257,11 @@ def test_what_is_no_address_is_a_usage_error(url):
         fetch(url)
 
 
+def test_a_redirect_to_no_address_is_the_servers_fault(at):
+    with pytest.raises(DataError, match="redirects to what is no address"):
+        fetch(at("moved/http://["), allow_local=True)
+
+
 @pytest.mark.parametrize(
     "url", ["http://" + "a" * 300 + "/", "http://no-such-host.invalid/", "http://a b/", "http://\x00/"]
 )

@@ -13,7 +13,7 @@ import torch
 from tests.safety.evil import Calls, Runs, as_checkpoint, compressed, repeated_tensor, stack_global, with_pickle
 from vlmtool.chat.adapter import add_adapter
 from vlmtool.models.build import load_encoder_weights
-from vlmtool.models.checkpoint import last_checkpoint, read_checkpoint, safe_load, write_checkpoint
+from vlmtool.models.checkpoint import encode_checkpoint, last_checkpoint, read_checkpoint, safe_load
 from vlmtool.models.folder import load_projector
 from vlmtool.models.llm import load_llm
 from vlmtool.models.pickled import pickled_names
@@ -114,7 +114,7 @@ def test_another_form_is_no_checkpoint(tmp_path, content):
 @pytest.mark.parametrize("name", ["../iter_1.pth", "/etc/passwd", "..", "", "a/b.pth"])
 def test_a_run_folder_names_no_file_outside_it(tmp_path, name):
     run = tmp_path / "run"
-    write_checkpoint(tmp_path / "iter_1.pth", {}, {})
+    encode_checkpoint(tmp_path / "iter_1.pth", {}, {})
     run.mkdir()
     (run / "last_checkpoint").write_text(name + "\n")
     with pytest.raises(CheckpointError, match="not the name of a file beside it"):

@@ -3,7 +3,12 @@
 import io
 import os
 import resource
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +17,16 @@ from PIL import Image as PILImage
 from tests.safety import evil
 from vlmtool.data.conversation import Image
 from vlmtool.data.formats.llava import parse_record
-from vlmtool.data.image_transform import ImageTransform, load_image_processor, open_picture, picture_size, read_picture
+from vlmtool.data.image_transform import (
+    ImageTransform,
+    check_picture,
+    load_image_processor,
+    open_picture,
+    picture_size,
+    read_picture,
+)
 from vlmtool.data.picture_file import FORMATS, MAX_PIXELS, MAX_RATIO, MAX_SIDE, check_size
-from vlmtool.evaluation.pictures import PictureError
+from vlmtool.evaluation.pictures import PictureError, decode_picture
 from vlmtool.evaluation.pictures import open_picture as open_cell
 from vlmtool.utils.errors import DataError
 
@@ -155,22 +167,112 @@ def record(image: str) -> dict:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_damaged_files_raise_nothing_else(tmp_path, kind):
+def test_damaged_files_raise_nothing_else(kind):
     """Bytes changed at random: a picture, or an error that names the file."""
+    for content in damaged(saved(kind), 300, 60):
+        read_or_refuse(content)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_raises_nothing_else(kind):
+    """Pillow's reader of EXIF is more easily surprised than its decoders: one file in some hundred."""
+    exif = PILImage.Exif()
+    exif.update({0x0112: 6, 0x010E: "hello", 0x8769: {0x9003: "2020:01:01"}, 0x011A: 1.5})
+    content = saved(kind, exif=exif.tobytes())
+    start = content.index(b"MM\0*") if b"MM\0*" in content else content.index(b"II*\0")
+    end = start + len(exif.tobytes().removeprefix(b"Exif\0\0"))
+    for changed in damaged(content[start:end], 2000, end - start):
+        whole = content[:start] + changed + content[end:]
+        read_or_refuse(with_checksums(whole) if kind == "PNG" else whole)
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("x"), TypeError(), KeyError(1), AttributeError("x"), ZeroDivisionError()]
+)
+def test_whatever_pillow_raises_is_about_the_file(tmp_path, monkeypatch, error):
+    def raises(picture):
+        raise error
+
+    (tmp_path / "a.png").write_bytes(saved("PNG"))
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", raises)
+    for read in (
+        open_picture,
+        partial(check_picture, deep=True),
+        lambda path: read_picture(path.read_bytes(), str(path)),
+    ):
+        with pytest.raises(DataError, match=r"a\.png: the image cannot be read: \w+") as caught:
+            read(tmp_path / "a.png")
+        assert len(str(caught.value).splitlines()) == 2
+
+
+def saved(kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
-    PILImage.fromarray(noise).save(buffer, kind)
+    PILImage.fromarray(noise).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def damaged(content: bytes, times: int, start: int) -> Iterator[bytes]:
+    """Four bytes changed each time, half of the times among the first `start`."""
     draw = np.random.default_rng(1)
-    for _ in range(300):
-        content = bytearray(buffer.getvalue())
-        for place in draw.integers(0, len(content) if draw.random() < 0.5 else 60, 4):
-            content[place] = draw.integers(0, 256)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                read_picture(bytes(content), "a")
-            except DataError as error:
-                assert str(error).startswith("a: the image cannot be read")
+    for _ in range(times):
+        changed = bytearray(content)
+        for place in draw.integers(0, len(changed) if draw.random() < 0.5 else start, 4):
+            changed[place] = draw.integers(0, 256)
+        yield bytes(changed)
+
+
+def with_checksums(png: bytes) -> bytes:
+    """The chunks of a PNG with the checksums that belong to their contents."""
+    made, at = png[:8], 8
+    while at < len(png):
+        end = at + 8 + int.from_bytes(png[at : at + 4], "big")
+        made += png[at:end] + zlib.crc32(png[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return made
+
+
+def read_or_refuse(content: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            read_picture(content, "a")
+        except DataError as error:
+            assert str(error).startswith("a: the image cannot be read")
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [(evil.png(MAX_SIDE + 1, 100), "Scale it down, or leave it out."), (b"x", "Replace the file, or leave it out.")],
+)
+def test_the_remedy_fits_a_chat_too(tmp_path, read, content, remedy):
+    """There are no records there to drop."""
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.png")
+    assert str(caught.value).splitlines()[1:] == [remedy]
+
+
+def test_a_long_name_is_cut():
+    for read in (open_picture, picture_size):
+        with pytest.raises(DataError, match="cannot be read: File name too long") as caught:
+            read(Path("x" * 5000))
+        assert len(str(caught.value)) < 450
+
+
+@pytest.mark.parametrize("error", [struct.error("x"), KeyError(1), ZeroDivisionError(), RuntimeError()])
+def test_whatever_pillow_raises_is_about_the_cell(monkeypatch, error):
+    def raises(*arguments, **options):
+        raise error
+
+    picture = open_cell(saved("PNG"))
+    monkeypatch.setattr(picture, "convert", raises)
+    with pytest.raises(PictureError, match=r"a damaged picture \(.+\)"):
+        decode_picture(picture)
+    monkeypatch.setattr(PILImage, "open", raises)
+    with pytest.raises(PictureError, match=r"not a usable picture \(.+\)"):
+        open_cell(saved("PNG"))
 
 
 @pytest.mark.parametrize(("content", "kind"), [(SVG, "SVG"), (HTML, "HTML"), (b"", "empty")])

@@ -80,7 +80,7 @@ def test_names_are_not_markup(write_table, tmp_path, capsys, name):
 
 def test_titles_are_not_markup():
     class Named:
-        name, data_path = "mmbench", type("P", (), {"name": r"\[link=http://evil]x.tsv"})
+        name, scale, data_path = "mmbench", 100, type("P", (), {"name": r"\[link=http://evil]x.tsv"})
 
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     console.print(_table(Named(), "[/]", {"circular": {"Overall": 1.0}}))  # type: ignore[arg-type]

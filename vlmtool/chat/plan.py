@@ -12,6 +12,7 @@ from vlmtool.models.fingerprint import identity_of, part_hash
 from vlmtool.models.lineage import Guard
 from vlmtool.models.manifest import EncoderPart, Manifest, Part, owner_of_adapter, read_manifest, read_part_manifest
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.hub import is_hub_id, local_folder, recorded_folder
 
 Warn = Callable[[str], None]
@@ -87,6 +88,8 @@ def make_plan(flags: Flags, warn: Warn, force: bool = False) -> ModelPlan:
         return _manifest_plan(llava, manifest, model, flags, warn, guard)
     if (llava / "projector" / "config.json").is_file():
         return _foreign_plan(llava, model, flags)
+    if other := other_than_model(llava):
+        raise UsageError(f"--llava '{llava}': this is {other.what}, not a model folder.\n{other.remedy}")
     raise UsageError(f"'{llava}' is not a model folder: it has neither vlmtool.json nor projector/config.json.")
 
 
@@ -98,6 +101,8 @@ def is_model_folder(folder: Path) -> bool:
 def _required(model: Path | None) -> Path:
     if model is None:
         raise UsageError("No language model was named.\nGive its folder or hub id before --llava.")
+    if other := other_than_model(model):
+        raise UsageError(f"'{model}': this is {other.what}, not a model.\n{other.remedy}")
     return model
 
 

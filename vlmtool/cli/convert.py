@@ -89,10 +89,10 @@ def merge(
 
 def _use_part(save_path: Path, folder: Path) -> str:
     """The command that uses a merged part; `folder` may be the model folder of its adapter."""
-    from vlmtool.models.manifest import read_part_manifest
+    from vlmtool.models.manifest import FILE_NAME, read_part_manifest
 
     manifest = read_part_manifest(save_path)
-    llava = _quoted(folder) if (folder / "vlmtool.json").is_file() else "FOLDER"
+    llava = _quoted(folder) if (folder / FILE_NAME).is_file() else "FOLDER"
     if manifest is not None and manifest.part == "vision_encoder":
         return f"vlmtool chat --llava {llava} --visual-encoder {_quoted(save_path)} {_ASK}"
     return f"vlmtool chat {_quoted(save_path)} --llava {llava} {_ASK}"

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.utils.checklist import counted
+from vlmtool.utils.errors import UsageError, did_you_mean, shortened
 from vlmtool.utils.terminal import clean
 
 if TYPE_CHECKING:
@@ -117,12 +118,15 @@ def _parts(recipe: "Recipe") -> "tuple[PreTrainedTokenizerBase, ChatTemplate, Pa
 
 
 def _summary(report: "CheckReport", max_length: int) -> str:
+    found = {"record": report.num_records, "usable sample": report.num_samples, "image": report.num_images}
+    counts = ", ".join(counted(number, what) for what, number in found.items()) + "."
+    if not report.num_samples:
+        return counts
     shares = {"half": 0.5, "90 %": 0.9, "99 %": 0.99, "all": 1.0}
-    lengths = ", ".join(f"{name} {report.length_at(share)}" for name, share in shares.items())
+    lengths = ", ".join(f"{name} {report.length_at(share):,}" for name, share in shares.items())
     return (
-        f"{report.num_records} records, {report.num_samples} usable samples, {report.num_images} images.\n"
-        f"Tokens a sample, images included, at most: {lengths} (data.max_length {max_length}).\n"
-        f"{report.num_tokens} tokens, {report.supervised_share:.1%} of them supervised."
+        f"{counts}\nTokens a sample, images included, at most: {lengths} (data.max_length {max_length:,}).\n"
+        f"{counted(report.num_tokens, 'token')}, {report.supervised_share:.1%} of them supervised."
     )
 
 
@@ -138,7 +142,7 @@ def _table(report: "CheckReport") -> "Table":
     for kind in report.by_kind():
         name, defect = report.level_of(kind), DEFECTS[kind]
         level = Text(name, style="bold red" if name == "error" else "yellow")
-        table.add_row(level, Text(defect.title), str(report.counts[kind]), Text(defect.remedy))
+        table.add_row(level, Text(defect.title), f"{report.counts[kind]:,}", Text(defect.remedy))
     return table
 
 
@@ -155,7 +159,7 @@ def _places(report: "CheckReport") -> "list[Text]":
             named = f" sample '{finding.sample_id}'" if finding.sample_id else ""
             lines.append(Text("  " + clean(f"{finding.origin}:{named} {finding.detail}").replace("\n", " ")))
         if report.counts[kind] > len(findings):
-            lines.append(Text(f"  … and {report.counts[kind] - len(findings)} more; --all lists them."))
+            lines.append(Text(f"  … and {report.counts[kind] - len(findings):,} more; --all lists them."))
     return lines
 
 
@@ -163,7 +167,7 @@ def _with_id(conversations: "list[Conversation]", sample_id: str) -> "list[Conve
     chosen = [conversation for conversation in conversations if conversation.id == sample_id]
     if not chosen:
         hint = did_you_mean(sample_id, [conversation.id for conversation in conversations[:10_000]])
-        raise UsageError(f"--id {sample_id}: no record of data.path has this id.{hint}")
+        raise UsageError(f"--id {shortened(sample_id)}: no record of data.path has this id.{hint}")
     return chosen
 
 
@@ -171,9 +175,10 @@ def _sample_text(sample: "Preview", coloured: bool) -> "Text":
     """A heading with the counts, and the sample's text under it."""
     from rich.text import Text
 
-    cut = f", {sample.num_cut} more cut by data.max_length" if sample.num_cut else ""
-    counts = f"{sample.num_tokens} tokens, {sample.num_supervised} supervised{cut}"
-    text = Text(clean(f"sample '{sample.id}' ({sample.origin}): {counts}") + "\n", style="bold" if coloured else "")
+    cut = f", {sample.num_cut:,} more cut by data.max_length" if sample.num_cut else ""
+    counts = f"{counted(sample.num_tokens, 'token')}, {sample.num_supervised:,} supervised{cut}"
+    heading = clean(f"sample '{shortened(sample.id)}' ({sample.origin}): {counts}")
+    text = Text(heading + "\n", style="bold" if coloured else "")
     body = Text()
     styles = {"prompt": "", "answer": "bold green", "image": "cyan"}
     for piece in sample.pieces:

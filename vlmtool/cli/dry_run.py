@@ -1,5 +1,6 @@
 """`vlmtool train CONFIG --dry-run`: what would go wrong, in one table."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,20 +18,21 @@ def dry_run(
     """Print the table; True where the training could run. The options are those of `train`."""
     from vlmtool.data.check_report import DEFECTS
     from vlmtool.engine.preflight import preflight
+    from vlmtool.recipe.catalog import default_work_dir
     from vlmtool.recipe.load import load_recipe
-    from vlmtool.utils.checklist import checklist_table
+    from vlmtool.utils.checklist import checklist_table, counted
     from vlmtool.utils.terminal import clean, out
 
     recipe = load_recipe(config, overrides)
-    name = Path(config).stem
-    folder = work_dir or Path("work_dirs") / name
-    report = preflight(recipe, name, folder, deep, num_processes, resume, resume_from, force)
+    folder = work_dir or default_work_dir(config)
+    report = preflight(recipe, Path(config).stem, folder, deep, num_processes, resume, resume_from, force)
     console = out()
     console.print(checklist_table(report.rows), soft_wrap=False)
     errors, warnings = report.count("error"), report.count("warning")
-    found = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((errors, "error"), (warnings, "warning")) if n]
+    found = [counted(number, what) for number, what in ((errors, "error"), (warnings, "warning")) if number]
     verdict = "this training would stop" if errors else "this training can run"
     console.print(f"{', '.join(found) or 'All is well'}: {verdict}.")
     if any(row.what in {defect.title for defect in DEFECTS.values()} and row.level != "ok" for row in report.rows):
-        console.print(clean(f"Every place in the data: vlmtool data check {config}"))
+        sets = [part for override in overrides for part in ("--set", override)]
+        console.print(clean(f"Every place in the data: {shlex.join(['vlmtool', 'data', 'check', config, *sets])}"))
     return not errors

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.terminal import clean
 
@@ -113,7 +114,7 @@ def _use(report: Report) -> list[str]:
 def _origin(report: Report) -> list[str]:
     lines: list[str] = []
     if data := report.data:
-        count = f"{data['num_samples']:,} samples" if _is_count(data.get("num_samples")) else ""
+        count = counted(data["num_samples"], "sample") if _is_count(data.get("num_samples")) else ""
         lines += _wrapped("data", [str(data.get("path", "")), _joined(*_told(data.get("check")), count)])
     for number, parent in enumerate(report.parents, start=1):
         step = f", step {parent['step']:,}" if _is_count(parent.get("step")) else ""

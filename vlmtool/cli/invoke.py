@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from vlmtool.utils.errors import VlmtoolError, did_you_mean
+from vlmtool.utils.errors import VlmtoolError, did_you_mean, message_lines
 from vlmtool.utils.failure import report
 from vlmtool.utils.terminal import clean
 
@@ -44,7 +44,7 @@ def invoke(app: typer.Typer, arguments: list[str], debug: bool) -> int:
 
 def error_lines(error: VlmtoolError) -> list[str]:
     """The message of an expected error; of more than three lines the first two and the last, which is the remedy."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = message_lines(error)
     return lines if len(lines) <= 3 else [*lines[:2], lines[-1]]
 
 

@@ -1,14 +1,12 @@
 """What was recorded, held against what lies on disk now. Nothing is downloaded and no weights are loaded."""
 
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError, safe_open
-
+from vlmtool.models.damage import damage_of
 from vlmtool.models.fingerprint import (
     SHORT,
     Identity,
@@ -18,7 +16,7 @@ from vlmtool.models.fingerprint import (
     weight_files,
     weights_hash,
 )
-from vlmtool.models.manifest import listed_files
+from vlmtool.models.manifest import FILE_NAME, listed_files
 from vlmtool.utils.hub import PACKAGE, SHIPPED, is_hub_id
 from vlmtool.utils.terminal import track
 
@@ -124,7 +122,7 @@ def check_part(name: str, recorded: Identity, beside: list[Path], verify: bool) 
 def check_file(name: str, recorded: str, beside: list[Path], verify: bool) -> Check:
     """A data file, a checkpoint or a model folder against what lies where it was recorded."""
     path = find_here(name, *beside)
-    file = path / "vlmtool.json" if path is not None and path.is_dir() else path
+    file = path / FILE_NAME if path is not None and path.is_dir() else path
     if file is None or not os.path.isfile(file):
         return Check("not found here", recorded, kind="contents")
     try:
@@ -152,21 +150,6 @@ def check_files(folder: Path, recorded: Mapping[str, str], verify: bool) -> File
 
 
 def damaged_files(files: list[Path], verify: bool) -> dict[Path, str]:
-    """Files that cannot be read, and why: safetensors by their headers; torch's archives whole, to verify."""
-    found = {}
-    for file in files:
-        try:
-            if file.suffix == ".safetensors":
-                with safe_open(file, framework="np"):
-                    pass
-            elif verify and file.suffix in (".pth", ".pt") and (broken := _broken_record(file)):
-                found[file] = f"its record '{broken}' does not have the checksum that was written with it"
-        except (SafetensorError, OSError, zipfile.BadZipFile, ValueError) as error:
-            found[file] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return found
-
-
-def _broken_record(file: Path) -> str | None:
-    """The first record of a torch archive whose bytes are not those that were written."""
-    with zipfile.ZipFile(file) as archive:
-        return archive.testzip()
+    """Files that cannot be read, and why; to verify, torch's archives are read whole."""
+    reasons = {file: damage_of(file, verify) for file in files}
+    return {file: reason for file, reason in reasons.items() if reason is not None}

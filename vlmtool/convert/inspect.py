@@ -17,12 +17,11 @@ from vlmtool.convert.report import (
     listed,
     merged_adapters,
     origins,
-    projector_values,
-    read_json,
     told,
 )
+from vlmtool.models.damage import missing_shards
 from vlmtool.models.fingerprint import Identity, weight_files
-from vlmtool.models.lineage import describe_lora, describe_projector, stage_of, text_hash
+from vlmtool.models.lineage import describe_lora, describe_projector, read_projector_config, stage_of, text_hash
 from vlmtool.models.manifest import (
     FILE_NAME,
     Manifest,
@@ -34,6 +33,7 @@ from vlmtool.models.manifest import (
     template_text,
 )
 from vlmtool.utils.errors import CheckpointError, UsageError
+from vlmtool.utils.files import read_json_object
 
 LOOKED_FOR = (
     "Looked for: iter_N.pth, a run folder (last_checkpoint), vlmtool.json, adapter_config.json, a part's config.json."
@@ -123,7 +123,7 @@ def _model_folder(path: Path, manifest: Manifest, verify: bool) -> Report:
         _part_of_folder(path, name, entry, stage.get(name, ""), files, manifest, verify)
         for name, entry in (("llm", manifest.llm), ("vision_encoder", manifest.vision_encoder))
     ]
-    config = manifest.projector_config or projector_values(path / manifest.projector)
+    config = manifest.projector_config or read_projector_config(path / manifest.projector)
     inside = f"{manifest.projector}/"
     held = _held(path, inside, files, manifest.files, verify)
     how = stage.get("projector", "")
@@ -202,7 +202,7 @@ def _merged_part(path: Path, manifest: PartManifest, verify: bool) -> Report:
 
 
 def _adapter(path: Path, verify: bool) -> Report:
-    settings = read_json(path / "adapter_config.json")
+    settings = read_json_object(path / "adapter_config.json")
     modules = settings.get("target_modules") or []
     kind = str(settings.get("peft_type"))
     how = describe_lora(settings.get("r"), settings.get("lora_alpha")) if kind == "LORA" else kind
@@ -234,13 +234,10 @@ def _adapter(path: Path, verify: bool) -> Report:
 
 
 def _plain_part(path: Path, verify: bool) -> Report:
-    config = read_json(path / "config.json")
+    config = read_json_object(path / "config.json")
     weights = part_here(path, verify).weights
     problems = damage(path, verify)
-    index = path / "model.safetensors.index.json"
-    shards = set(inner(read_json(index).get("weight_map")).values()) if index.is_file() else set()
-    missing = sorted(str(shard) for shard in shards if not (path / str(shard)).is_file())
-    problems += [f"{shard}: named in {index.name}, but missing" for shard in missing]
+    problems += [f"{shard}: named in {index}, but missing" for shard, index in missing_shards(path).items()]
     if not weight_files(path):
         problems.append("it holds no weights (*.safetensors, *.bin)")
     held = Check("not recorded", "", weights)
@@ -248,7 +245,7 @@ def _plain_part(path: Path, verify: bool) -> Report:
         part = PartReport("part", "", about_part(path), held="./", held_check=held)
         return Report(str(path), "Hugging Face part", parts=[part], problems=problems)
     if "llm_hidden_size" in config:
-        about = describe_projector(projector_values(path))
+        about = describe_projector(read_projector_config(path))
         part = PartReport("projector", "", about, held="./", held_check=held)
         return Report(str(path), "projector", parts=[part], problems=problems)
     raise UsageError(f"PATH: '{path}' is nothing that vlmtool knows: its config.json has no model_type.\n{LOOKED_FOR}")

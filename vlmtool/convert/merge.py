@@ -3,7 +3,6 @@
 An adapter trained on an NF4 base is merged into the original 16 or 32-bit weights, whose type stays as it is.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel
 
 from vlmtool.chat.adapter import add_adapter
 from vlmtool.chat.load import pick_device
-from vlmtool.convert.parts import copy_files, part_config, save_encoder, save_llm
+from vlmtool.convert.parts import copy_files, save_encoder, save_llm
 from vlmtool.convert.target import PROCESSOR_FILES, TOKENIZER_FILES, check_target
 from vlmtool.models.build import load_encoder_weights
 from vlmtool.models.encoders.vision import VISION_CLASSES
@@ -34,7 +33,7 @@ from vlmtool.models.manifest import (
     write_manifest,
 )
 from vlmtool.utils.errors import CheckpointError, UsageError
-from vlmtool.utils.files import atomic_path
+from vlmtool.utils.files import atomic_path, read_json_object
 from vlmtool.utils.hub import local_folder, recorded_folder
 from vlmtool.utils.terminal import track
 
@@ -210,14 +209,11 @@ def _adapter_settings(adapter: str, folder: Path) -> dict[str, Any]:
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise UsageError(f"ADAPTER: '{adapter}' holds no adapter_config.json.\nGive the folder of a peft adapter.")
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}\nIs the folder whole?") from error
+    return read_json_object(file)
 
 
 def _is_encoder(base: Path) -> bool:
-    return part_config(base).get("model_type") in VISION_CLASSES
+    return read_json_object(base / "config.json").get("model_type") in VISION_CLASSES
 
 
 def _inside(base: Path) -> tuple[MergedAdapter, ...]:
@@ -233,7 +229,7 @@ def _check_origin(base: str, base_folder: Path, adapter: Path, part: str, guard:
         UsageError: it is another part's adapter, or the base is quantised.
         CheckpointError: the base holds other weights than in training, or has the adapter inside.
     """
-    if "quantization_config" in part_config(base_folder):
+    if "quantization_config" in read_json_object(base_folder / "config.json"):
         raise UsageError(f"BASE: '{base}' holds quantised weights.\nGive the 16 or 32-bit weights that they came from.")
     if any(merged.sha256 == part_hash(adapter) for merged in _inside(base_folder)):
         raise CheckpointError(f"'{base}' has the adapter '{adapter}' inside already.\nUse it as it is.")

@@ -1,6 +1,5 @@
 """Writing one part as Hugging Face knows it: weights, tokenizer, image processor, adapter."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,28 +14,14 @@ from vlmtool.convert.target import TOKENIZER_FILES, matches
 from vlmtool.data.image_transform import load_image_processor
 from vlmtool.models.lora import ADAPTER
 from vlmtool.utils.errors import CheckpointError
-from vlmtool.utils.files import write_json
+from vlmtool.utils.files import read_json_object, write_json
 
 _GENERATION = "generation_config.json"
 
 
-def part_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a part.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
-    file = folder / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: the config cannot be read: {error}\nIs the folder whole?") from error
-    return content if isinstance(content, dict) else {}
-
-
 def stored_dtype(folder: Path) -> torch.dtype:
     """The type in which a part's weights are stored, by its config; float32 where that does not say."""
-    config = part_config(folder)
+    config = read_json_object(folder / "config.json")
     sections = [section for section in (config, config.get("vision_config")) if isinstance(section, dict)]
     name = next((s[key] for s in sections for key in ("dtype", "torch_dtype") if s.get(key)), "float32")
     dtype = getattr(torch, str(name).removeprefix("torch."), None)

@@ -1,6 +1,5 @@
 """What `inspect` found out: plain values, and the pieces that every kind of path shares."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,7 @@ from typing import Any
 from vlmtool.convert.disk import Check, Files, check_file, damaged_files
 from vlmtool.models.fingerprint import SHORT
 from vlmtool.models.manifest import Part, PartManifest, listed_files
-from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def merged_adapters(entry: Part | PartManifest) -> list[str]:
 
 def about_part(folder: Path) -> str:
     """`LlamaForCausalLM, 32 layers, width 4096, bfloat16`, as far as config.json says."""
-    config = read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     section = inner(config.get("vision_config")) or inner(config.get("text_config")) or config
     named = [str(name) for name in config.get("architectures") or [config.get("model_type")]]
     layers, width = section.get("num_hidden_layers"), section.get("hidden_size")
@@ -138,31 +137,6 @@ def about_part(folder: Path) -> str:
     sizes = [f"{layers} layers"] if layers else []
     sizes += [f"width {width}"] if width else []
     return ", ".join([*named, *sizes, *([str(dtype)] if dtype else [])])
-
-
-def projector_values(folder: Path) -> dict[str, Any]:
-    """{type, vision_hidden_size, llm_hidden_size, options} from vlmtool's config.json or XTuner's."""
-    config = read_json(folder / "config.json")
-    if "visual_hidden_size" not in config:
-        return config
-    options = {key: config[key] for key in ("depth", "hidden_act", "bias") if key in config}
-    widths = {"vision_hidden_size": config["visual_hidden_size"], "llm_hidden_size": config.get("llm_hidden_size")}
-    return {"type": config.get("model_type") or "ProjectorModel", **widths, "options": options}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """An object of a JSON file.
-
-    Raises:
-        CheckpointError: it is missing, damaged or something else.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}\nThe folder is damaged: copy it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds no JSON object.\nThe folder is damaged: copy it again.")
-    return content
 
 
 def inner(value: Any) -> dict[str, Any]:

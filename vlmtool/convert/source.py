@@ -12,8 +12,9 @@ from vlmtool.models.build import build_projector, import_class
 from vlmtool.models.checkpoint import Checkpoint, read_checkpoint
 from vlmtool.models.fingerprint import Identity, identity_of, weight_files
 from vlmtool.models.lineage import Guard
+from vlmtool.models.parts import PARTS
 from vlmtool.models.projectors.base import Projector
-from vlmtool.models.weights import PARTS, of_part
+from vlmtool.models.weights import of_part
 from vlmtool.recipe.load import parse_recipe
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError, RecipeError

@@ -4,19 +4,14 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from vlmtool.models.manifest import FILE_NAME
-from vlmtool.utils.errors import UsageError
+from vlmtool.models.manifest import FILE_NAME, read_manifest, read_part_manifest
+from vlmtool.utils.errors import CheckpointError, UsageError
 
-PART_FOLDERS = ("llm", "llm_adapter", "visual_encoder", "visual_encoder_adapter", "projector")
 TOKENIZER_FILES = (
     "tokenizer*.json", "tokenizer.model", "chat_template.jinja", "chat_template.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.tiktoken",
 )  # fmt: skip
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_WRITTEN = (
-    *PART_FOLDERS, *TOKENIZER_FILES, *PROCESSOR_FILES, FILE_NAME, "config.json", "generation_config.json",
-    "model*.safetensors", "model.safetensors.index.json",
-)  # fmt: skip
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -41,11 +36,23 @@ def check_target(save_path: Path, sources: Iterable[Path]) -> None:
         return
     if not target.is_dir():
         raise UsageError(f"SAVE_PATH: '{save_path}' is a file.\nGive a folder that is not there yet.")
-    names = sorted(entry.name for entry in target.iterdir())
-    foreign = [name for name in names if not matches(name, _WRITTEN)]
-    if names and (foreign or FILE_NAME not in names):
-        held = f"'{foreign[0]}'" if foreign else f"no {FILE_NAME}"
+    if foreign := sorted(_names(target) - _written(target)):
         raise UsageError(
-            f"SAVE_PATH: '{save_path}' holds {held}: it is not (only) what `vlmtool convert` wrote.\n"
+            f"SAVE_PATH: '{save_path}' holds '{foreign[0]}', which `vlmtool convert` did not write there.\n"
             "Nothing was touched; give a folder that is not there yet."
         )
+
+
+def _names(folder: Path) -> set[str]:
+    """Everything below a folder but its sub-folders."""
+    below = (entry for entry in folder.rglob("*") if entry.is_symlink() or not entry.is_dir())
+    return {entry.relative_to(folder).as_posix() for entry in below}
+
+
+def _written(folder: Path) -> set[str]:
+    """What the manifest of a folder says was written into it; nothing where there is none to read."""
+    try:
+        manifest = read_manifest(folder) or read_part_manifest(folder)
+    except CheckpointError:
+        return set()
+    return {*manifest.files, FILE_NAME} if manifest is not None else set()

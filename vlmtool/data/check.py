@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from vlmtool.data.check_record import Answer, Prompting, RecordChecker, RecordFacts, Task
-from vlmtool.data.check_report import SKIPPABLE, CheckReport, Finding, finding
+from vlmtool.data.check_report import SKIPPABLE, CheckReport, FileCounts, Finding, finding
+from vlmtool.data.formats.file_head import WrongFile, no_records
 from vlmtool.data.formats.json_stream import BLOCK, Record, num_blocks, read_blocks
 from vlmtool.data.formats.llava import image_paths
-from vlmtool.utils.errors import DataError
+from vlmtool.utils.errors import DataError, message_lines, shortened
 from vlmtool.utils.terminal import track
 from vlmtool.utils.workers import num_cores, ordered_map
 
@@ -64,17 +65,20 @@ class _Ledger:
     def check_file(self, path: Path, run: Callable[[Iterable[Task]], Iterator[Answer]], limit: int | None) -> None:
         """Every record of a file; one that cannot be read is noted and passed."""
         ids: dict[str, str] = {}
-        before = self.report.num_samples
+        before = self.report.num_records
+        self.report.files[str(path)] = FileCounts()
         try:
             blocks = read_blocks(path) if limit is None else _first(read_blocks(path), limit)
             tasks = (Task(block, self._new_images(block)) for block in blocks)
             for answer in track(run(tasks), num_blocks(path), f"Checking {path.name}, MB"):
                 self._bad_images |= answer.bad_images
                 for facts in answer.facts:
-                    self._add(facts, ids)
+                    self._add(facts, ids, str(path))
+            if self.report.num_records == before:
+                raise no_records(path)
         except DataError as error:  # the file is broken from here on
-            self.report.add(finding("file", str(path), "", error))
-        self.report.samples_of[str(path)] = self.report.num_samples - before
+            kind = "wrong_file" if isinstance(error, WrongFile) else "file"
+            self.report.add(finding(kind, str(path), "", " ".join(message_lines(error))), str(path))
 
     def _new_images(self, records: Sequence[Record]) -> list[str]:
         found = dict.fromkeys(path for record in records for path in image_paths(record.value))
@@ -82,22 +86,23 @@ class _Ledger:
         self._images.update(new)
         return new
 
-    def _add(self, facts: RecordFacts, ids: dict[str, str]) -> None:
-        """Enter a record; records come in file order."""
-        report, place = self.report, (facts.origin, facts.sample_id)
+    def _add(self, facts: RecordFacts, ids: dict[str, str], file: str) -> None:
+        """Enter a record of a file; records come in file order."""
+        report, place = self.report, (facts.origin, shortened(facts.sample_id))
         report.num_records += 1
         if facts.own_id and (first := ids.setdefault(facts.own_id, facts.origin)) != facts.origin:
-            report.add(Finding("duplicate_id", *place, f"first used at {first}"))
+            report.add(Finding("duplicate_id", *place, f"first used at {first}"), file)
         if facts.content and (first := self._contents.setdefault(facts.content, facts.origin)) != facts.origin:
-            report.add(Finding("duplicate_record", *place, f"same images and turns as {first}"))
+            report.add(Finding("duplicate_record", *place, f"same images and turns as {first}"), file)
         bad = [self._bad_images[source] for source in facts.images if source in self._bad_images]
         for kind, detail in bad:
-            report.add(Finding(kind, *place, detail))
+            report.add(Finding(kind, *place, detail), file)
         for found in facts.findings:
-            report.add(found)
-        report.num_bad += bool(bad) or any(found.kind in SKIPPABLE for found in facts.findings)
+            report.add(found, file)
+        report.files[file].num_bad += bool(bad) or any(found.kind in SKIPPABLE for found in facts.findings)
         if facts.is_usable and not bad:
             report.num_samples += 1
+            report.files[file].num_samples += 1
             report.num_images += facts.num_images
             if facts.length:
                 report.lengths.append(facts.length)

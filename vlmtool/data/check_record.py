@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -13,10 +15,12 @@ from vlmtool.data.conversation import Conversation
 from vlmtool.data.dataset import cut
 from vlmtool.data.formats.json_stream import Record
 from vlmtool.data.formats.llava import RecordError, is_inside, parse_record, record_id
-from vlmtool.data.image_transform import open_picture, picture_size
+from vlmtool.data.formats.record_keys import unread_keys
+from vlmtool.data.image_transform import MissingImage, UnusableImage, check_picture
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import ChatTemplate
-from vlmtool.utils.errors import DataError
+from vlmtool.utils.checklist import counted
+from vlmtool.utils.errors import DataError, shortened
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ class RecordChecker:
             return facts
         own_id, default_id = record_id(record.value, ""), str(record.number)
         facts = RecordFacts(record.origin, own_id, own_id or default_id, [])
+        if isinstance(record.value, dict):
+            for detail in unread_keys(record.value):
+                facts.note("unread_key", detail)
         try:
             conversation = parse_record(record.value, record.origin, default_id, self.image_position)
         except RecordError as error:
@@ -114,6 +121,9 @@ class RecordChecker:
         sources = [str(image.source) for image in conversation.images]
         facts.images, facts.num_images = tuple(dict.fromkeys(sources)), len(sources)
         facts.is_usable = True
+        for number, message in enumerate(conversation.messages, 1):
+            if message.role == "assistant" and not str(message.content[0]).strip():
+                facts.note("empty_answer", f"turn {number} of {len(conversation.messages)} has no text")
         if self.prompting is not None:
             self._add_tokens(facts, conversation, self.prompting.max_length)
         return facts
@@ -130,31 +140,35 @@ class RecordChecker:
         try:
             rendered = cut(whole, max_length, conversation, token)
         except DataError:
-            facts.note("cut_image", f"{facts.length} tokens")
+            facts.note("cut_image", counted(facts.length, "token"))
             return
         if token in rendered.labels:
             facts.note("supervised_image", "the template marks a turn that holds images")
         elif not rendered.num_supervised:
-            cause = f"its {facts.length} tokens are cut before the answer" if whole.num_supervised else None
+            cause = f"its {facts.length:,} tokens are cut before the answer" if whole.num_supervised else None
             facts.note("unsupervised", cause or "no answer with text")
         else:
             if facts.length > max_length:
-                facts.note("cut_answer", f"{facts.length} tokens")
+                facts.note("cut_answer", counted(facts.length, "token"))
             facts.is_usable = True
             facts.num_tokens, facts.num_supervised = len(rendered.input_ids), rendered.num_supervised
 
     def _image_defect(self, source: str) -> tuple[str, str] | None:
         path = self.image_folder / source
         try:
-            if not path.is_file():
-                return "missing_image", source
-            if self.deep:
-                open_picture(path)
-            else:
-                picture_size(path)
-        except OSError as error:  # of is_file: a name too long, a folder that may not be entered
-            return "broken_image", f"{source}: {error.strerror}"
-        except DataError as error:
-            reason = str(error).split("\n")[0].removeprefix(f"{path}: the image cannot be read: ")
-            return "broken_image", f"{source}: {reason}"
+            check_picture(path, self.deep)
+        except MissingImage:
+            other = names_in(path.parent).get(path.name.casefold())
+            return "missing_image", shortened(source) + (f"; '{other}' is there" if other else "")
+        except UnusableImage as error:
+            return "broken_image", f"{shortened(source)}: {error.reason}"
         return None
+
+
+@lru_cache(maxsize=16)
+def names_in(folder: Path) -> dict[str, str]:
+    """What lies in a folder, by its name in small letters; nothing of a folder that cannot be listed."""
+    try:
+        return {name.casefold(): name for name in os.listdir(folder)}
+    except (OSError, ValueError):
+        return {}

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vlmtool.utils.errors import shortened
+
 
 @dataclass(frozen=True)
 class Defect:
@@ -17,16 +19,19 @@ class Defect:
 
 # Worst first, which is the order of the report.
 DEFECTS: dict[str, Defect] = {
+    "wrong_file": Defect("error", "no data file", "give a JSON array or JSON Lines of records, in UTF-8"),
     "file": Defect("error", "file broken from here on", "write or copy the file again; it is UTF-8 and valid JSON"),
     "json": Defect("error", "not valid JSON", "write the record again; each line holds one, or the file is one array"),
     "form": Defect("error", "wrong form", "a record is {id, image, conversations: [{from, value}]}"),
     "tags": Defect("error", "<image> tags ≠ images", "add the image or drop the tag"),
     "outside": Defect("error", "image outside its folder", "make the path relative to data.image_folder"),
     "missing_image": Defect("error", "missing image", "set data.image_folder, fetch the image or drop the record"),
-    "broken_image": Defect("error", "unreadable image", "replace the file or drop its records"),
+    "broken_image": Defect("error", "unreadable image", "replace or scale down the file, or drop its records"),
     "cut_image": Defect("error", "image cut by max_length", "raise data.max_length or shorten the sample"),
     "template": Defect("error", "refused by the template", "mend the record or name another llm.template"),
     "supervised_image": Defect("error", "image tokens supervised", "mark only the answers in the template"),
+    "unread_key": Defect("warning", "key that is not read", "rename it, or drop it"),
+    "empty_answer": Defect("warning", "empty answer", "write the answer or drop its turns: it teaches to say nothing"),
     "unsupervised": Defect("warning", "nothing to learn (skipped)", "give it an answer within data.max_length"),
     "cut_answer": Defect("warning", "answer cut by max_length", "raise data.max_length or shorten the sample"),
     "duplicate_id": Defect("warning", "id used before", "give each record an id of its own"),
@@ -54,9 +59,26 @@ class Finding:
 def finding(kind: str, origin: str, sample_id: str, detail: str | Exception) -> Finding:
     """A finding; of an error it takes the first line, without the place and the id that a finding gives anyway."""
     text = str(detail).split("\n")[0]
-    for known in (f"{origin}: ", f"sample '{sample_id}'", ":", " "):
+    named = shortened(sample_id)
+    for known in (f"{origin}: ", f"sample '{named}'", ":", " "):
         text = text.removeprefix(known)
-    return Finding(kind, origin, sample_id, text)
+    return Finding(kind, origin, named, text)
+
+
+@dataclass
+class FileCounts:
+    """What was found in one file."""
+
+    num_samples: int = 0
+    """Samples that training would use."""
+    num_bad: int = 0
+    """Records that a training skips or stops at."""
+    kinds: set[str] = field(default_factory=set)
+    """Of the findings."""
+
+    def is_skipped(self, max_bad_share: float) -> bool:
+        """Few enough are bad that a training goes on without them; it counts each file for itself."""
+        return 0 < self.num_bad <= max_bad_share * (self.num_samples + self.num_bad)
 
 
 @dataclass
@@ -65,18 +87,15 @@ class CheckReport:
 
     Args:
         places: how many findings of each kind are kept; None for all. All are counted.
-        max_bad_share: share of records that may be bad without ending a training, which then skips them; 0 to 1.
+        max_bad_share: share of a file's samples, 0 to 1, that a training skips; with more it ends.
     """
 
     places: int | None = None
     max_bad_share: float = 0.0
     num_records: int = 0
-    num_bad: int = 0
-    """Records that a training skips or stops at."""
     num_samples: int = 0
     """Samples that training would use."""
-    samples_of: dict[str, int] = field(default_factory=dict)
-    """The same by file."""
+    files: dict[str, FileCounts] = field(default_factory=dict)
     num_images: int = 0
     """Uses of images, in usable samples."""
     num_tokens: int = 0
@@ -88,8 +107,9 @@ class CheckReport:
     """Findings of each kind."""
     findings: list[Finding] = field(default_factory=list)
 
-    def add(self, finding: Finding) -> None:
-        """Count a finding, and keep it if there is room."""
+    def add(self, finding: Finding, file: str) -> None:
+        """Count a finding in a file, and keep it if there is room."""
+        self.files[file].kinds.add(finding.kind)
         if self.places is None or self.counts[finding.kind] < self.places:
             self.findings.append(finding)
         self.counts[finding.kind] += 1
@@ -101,8 +121,14 @@ class CheckReport:
 
     def level_of(self, kind: str) -> Literal["error", "warning"]:
         """Whether findings of this kind stop a training."""
-        is_skipped = kind in SKIPPABLE and 0 < self.num_bad <= self.max_bad_share * self.num_records
+        among = [counts for counts in self.files.values() if kind in counts.kinds]
+        is_skipped = kind in SKIPPABLE and all(counts.is_skipped(self.max_bad_share) for counts in among)
         return "warning" if is_skipped else DEFECTS[kind].level
+
+    @property
+    def samples_of(self) -> dict[str, int]:
+        """Usable samples by file."""
+        return {file: counts.num_samples for file, counts in self.files.items()}
 
     @property
     def has_errors(self) -> bool:

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlmtool.data.conversation import Conversation
-from vlmtool.data.image_transform import ImageTransform, picture_size
+from vlmtool.data.image_transform import ImageTransform, MissingImage, check_picture
 from vlmtool.data.render import IGNORED, Rendered, Renderer
-from vlmtool.utils.errors import DataError
+from vlmtool.utils.checklist import counted
+from vlmtool.utils.errors import DataError, shortened
 from vlmtool.utils.terminal import track
 
 
@@ -96,7 +97,7 @@ class ConversationDataset(Dataset[Sample]):
         try:
             pixel_values = self.transform(conversation.images) if conversation.images else None
         except DataError as error:
-            raise DataError(f"sample '{conversation.id}' ({conversation.origin}): {error}") from error
+            raise DataError(f"{_named(conversation)}: {error}") from error
         return Sample(conversation.id, torch.tensor(rendered.input_ids), torch.tensor(rendered.labels), pixel_values)
 
     def scan(self, description: str = "Reading samples") -> ScanReport:
@@ -144,14 +145,19 @@ class ConversationDataset(Dataset[Sample]):
         return report
 
     def _look_at_images(self, conversation: Conversation) -> list[str]:
-        """Read the headers of a sample's pictures; those that are not there come back."""
+        """Those of a sample's pictures that are not there.
+
+        Only headers are read: enough to find what is no picture, little enough for every start.
+        """
         absent = []
         for image in conversation.images:
             if isinstance(image.source, str):
-                if (self.transform.image_folder / image.source).is_file():
-                    _check_header(self.transform, image.source, conversation)
-                else:
+                try:
+                    check_picture(self.transform.image_folder / image.source)
+                except MissingImage:
                     absent.append(image.source)
+                except DataError as error:
+                    raise DataError(f"{_named(conversation)}: {error}") from error
         return absent
 
 
@@ -165,25 +171,24 @@ def cut(rendered: Rendered, max_length: int, conversation: Conversation, image_t
         return rendered
     if image_token_id in rendered.input_ids[max_length:]:
         raise DataError(
-            f"sample '{conversation.id}' ({conversation.origin}): its {len(rendered.input_ids)} tokens exceed "
-            f"data.max_length = {max_length}, and an image would be cut.\nRaise data.max_length or shorten the sample."
+            f"{_named(conversation)}: its {len(rendered.input_ids):,} tokens exceed "
+            f"data.max_length = {max_length:,}, and an image would be cut.\n"
+            "Raise data.max_length or shorten the sample."
         )
     return Rendered(rendered.input_ids[:max_length], rendered.labels[:max_length])
 
 
-def _check_header(transform: ImageTransform, source: str, conversation: Conversation) -> None:
-    """Read the header only: enough to find what is no picture, little enough for every start."""
-    try:
-        picture_size(transform.image_folder / source)
-    except DataError as error:
-        raise DataError(f"sample '{conversation.id}' ({conversation.origin}): {error}") from error
+def _named(conversation: Conversation) -> str:
+    return f"sample '{shortened(conversation.id)}' ({conversation.origin})"
 
 
 def _refuse_missing(missing: Counter[str], transform: ImageTransform) -> None:
     if missing:
+        number, first = len(missing), shortened(next(iter(missing)))
         raise DataError(
-            f"{len(missing)} images are missing in '{transform.image_folder}', first '{next(iter(missing))}' "
-            f"({missing.total()} uses).\nCheck data.image_folder; `vlmtool data check RECIPE` lists them all."
+            f"{counted(number, 'image')} {'is' if number == 1 else 'are'} missing in '{transform.image_folder}', "
+            f"first '{first}' ({counted(missing.total(), 'use')}).\n"
+            "Check data.image_folder; `vlmtool data check RECIPE` lists them all."
         )
 
 

@@ -13,12 +13,29 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from vlmtool.data.conversation import Image
-from vlmtool.data.picture_file import check_size, open_header
-from vlmtool.utils.errors import CheckpointError, DataError
+from vlmtool.data.picture_file import DAMAGED, TooLarge, check_size, open_header
+from vlmtool.utils.errors import CheckpointError, DataError, message_lines, shortened
 from vlmtool.utils.remote_code import needs_remote_code
 
 MAX_INPUT = 4096  # pixels on a side of what an encoder gets: ten times what the largest take
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a cut JPEG is an error, not a grey picture
+LONGEST_NAME = 300  # characters of a path in a message: whole folders, so that it can be copied
+
+
+class MissingImage(DataError):
+    """There is no such file."""
+
+
+class UnusableImage(DataError):
+    """A file that is no picture, broken, too large or of an unknown white.
+
+    Args:
+        reason: what is wrong, without the name of the file.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ImageTransform:
@@ -64,8 +81,8 @@ class ImageTransform:
             try:
                 check_size(image.source.size)
                 return to_rgb(image.source)
-            except (OSError, ValueError, SyntaxError) as error:
-                raise DataError(f"The picture cannot be used: {error}.") from error
+            except DAMAGED as error:
+                raise DataError(f"The picture cannot be used: {message_lines(error)[0]}.") from error
         if "://" in image.source:
             raise DataError(f"{image.source}: addresses are not fetched.\nDownload the image and give its path.")
         return open_picture(self.image_folder / image.source)
@@ -99,10 +116,23 @@ def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as the file's header gives them, before it is turned upright; nothing is decoded.
 
     Raises:
-        DataError: it is missing or too large, or its header is broken.
+        DataError: it is missing or too large, has 32-bit pixels, or its header is broken.
     """
     with _readable(path, str(path)) as picture:
+        _check_mode(picture)
         return picture.size
+
+
+def check_picture(path: Path, deep: bool = False) -> None:
+    """See that a picture can be used: by its header, or `deep` by decoding it whole.
+
+    Raises:
+        MissingImage: there is no such file. UnusableImage: it is broken or too large.
+    """
+    if deep:
+        open_picture(path)
+    else:
+        picture_size(path)
 
 
 @contextmanager
@@ -111,10 +141,18 @@ def _readable(file: Path | BytesIO, name: str) -> Iterator[PILImage.Image]:
     try:
         with open_header(file) as picture:
             yield picture
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: there is no such image.\nCheck data.image_folder and the records' paths.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, PILImage.DecompressionBombError) as error:
-        raise DataError(f"{name}: the image cannot be read: {error}\nReplace the file or drop its records.") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = "Check the path; those of records are relative to data.image_folder."
+        raise MissingImage(f"{shortened(name, LONGEST_NAME)}: there is no such image.\n{remedy}") from error
+    except DAMAGED as error:
+        reason, remedy = _reason(error), "Scale it down" if isinstance(error, TooLarge) else "Replace the file"
+        what = f"{shortened(name, LONGEST_NAME)}: the image cannot be read: {reason}"
+        raise UnusableImage(f"{what}\n{remedy}, or leave it out.", reason) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What was wrong; a system's error without its number and the path, which is named anyway."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else message_lines(error)[0]
 
 
 def to_rgb(picture: PILImage.Image) -> PILImage.Image:
@@ -123,12 +161,16 @@ def to_rgb(picture: PILImage.Image) -> PILImage.Image:
     Raises:
         ValueError: its white is unknown (32-bit pixels).
     """
+    _check_mode(picture)
     if picture.mode.startswith("I;16"):  # convert() would clip at 255: nearly every pixel white
         grey = (np.asarray(picture) >> 8).astype(np.uint8)
         return PILImage.fromarray(grey).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _check_mode(picture: PILImage.Image) -> None:
     if picture.mode in ("I", "F"):
         raise ValueError("it has 32-bit pixels, whose white is unknown: save it with 8 or 16 bits")
-    return picture.convert("RGB")
 
 
 def square(picture: PILImage.Image, background: tuple[int, ...]) -> PILImage.Image:
@@ -169,7 +211,7 @@ def _read_processor(path: Path) -> BaseImageProcessor:
                 f"{path}: its image processor needs code of its own, which vlmtool does not run.\n"
                 "Use an encoder with an image processor of transformers."
             ) from error
-        reason = str(error).strip().splitlines()[0]
+        reason = message_lines(error)[0]
         raise CheckpointError(
             f"{path}: its image processor cannot be loaded: {reason}\nIs preprocessor_config.json there?"
         ) from error

@@ -1,6 +1,7 @@
 """Opening a picture file that may come from anywhere: known formats only, its size known before it is decoded."""
 
 import re
+import struct
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -15,16 +16,26 @@ MAX_PIXELS = 120_000_000  # 360 MB in RGB; phones take pictures of 108 million
 MAX_SIDE = 16_384  # pixels: LLaVA pads to a square, which must fit into memory too (805 MB)
 MAX_RATIO = 200  # of the sides: an encoder's processor scales the shorter one up to 336 pixels, and the longer with it
 
+# What Pillow raises on a damaged file: what it says it does, and what its reader of EXIF lets through.
+DAMAGED = (
+    OSError, ValueError, SyntaxError, EOFError, PILImage.DecompressionBombError,
+    TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, struct.error,
+)  # fmt: skip
+
+
+class TooLarge(ValueError):
+    """More pixels than can be decoded, padded and scaled; the message is half a sentence."""
+
 
 def open_header(file: Path | BytesIO) -> PILImage.Image:
     """The opened file, of which only the header was read.
 
     Raises:
-        OSError: it is missing, or not a file. ValueError, SyntaxError: none of `FORMATS`, broken, or too large. The
-            message is half a sentence.
+        OSError: it is missing, or not a file. TooLarge: it is. ValueError, SyntaxError: none of `FORMATS`, or broken.
+            The message is half a sentence.
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():  # opening a pipe would wait for ever
-        raise OSError("it is not a file")
+        raise OSError("it is a folder" if file.is_dir() else "it is not a file")
     try:
         with warnings.catch_warnings():  # Pillow warns from 89 million pixels on, and refuses 179 million by itself
             warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
@@ -33,10 +44,10 @@ def open_header(file: Path | BytesIO) -> PILImage.Image:
         raise ValueError(_what_it_is(file)) from error
     except PILImage.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
-        raise ValueError(f"it has {int(pixels[0]) if pixels else 0:,} pixels, {MAX_PIXELS:,} are the limit") from error
+        raise TooLarge(f"it has {int(pixels[0]) if pixels else 0:,} pixels, {MAX_PIXELS:,} are the limit") from error
     try:
         check_size(picture.size)
-    except ValueError:
+    except TooLarge:
         picture.close()
         raise
     return picture
@@ -46,16 +57,16 @@ def check_size(size: tuple[int, int]) -> None:
     """See that a picture of this width and height can be decoded, padded and scaled.
 
     Raises:
-        ValueError: it cannot.
+        TooLarge: it cannot.
     """
     width, height = size
     has = f"it has {width:,} × {height:,} pixels"
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{has}, {MAX_PIXELS:,} in all are the limit")
+        raise TooLarge(f"{has}, {MAX_PIXELS:,} in all are the limit")
     if max(size) > MAX_SIDE:
-        raise ValueError(f"{has}, {MAX_SIDE:,} on a side are the limit")
+        raise TooLarge(f"{has}, {MAX_SIDE:,} on a side are the limit")
     if max(size) > MAX_RATIO * min(size):
-        raise ValueError(f"{has}, one side is more than {MAX_RATIO} times the other")
+        raise TooLarge(f"{has}, one side is more than {MAX_RATIO} times the other")
 
 
 def _what_it_is(file: Path | BytesIO) -> str:

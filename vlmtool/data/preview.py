@@ -7,7 +7,8 @@ from vlmtool.data.conversation import Conversation, Image
 from vlmtool.data.dataset import cut
 from vlmtool.data.image_transform import ImageTransform, picture_size
 from vlmtool.data.render import IGNORED, Renderer
-from vlmtool.utils.errors import DataError
+from vlmtool.utils.checklist import counted
+from vlmtool.utils.errors import DataError, shortened
 
 Kind = Literal["prompt", "answer", "image"]
 
@@ -89,10 +90,10 @@ def _text_of(renderer: Renderer, ids: list[int], start: int, end: int) -> str:
 def _placeholder(image: Image, num_tokens: int, transform: ImageTransform) -> str:
     """What stands for an image; one that cannot be opened says so."""
     if not isinstance(image.source, str):
-        return f"[image {num_tokens} tokens: {image.source.width}×{image.source.height}]"
+        return f"[image {counted(num_tokens, 'token')}: {image.source.width}×{image.source.height}]"
     try:
         width, height = picture_size(transform.image_folder / image.source)
         size = f"{width}×{height}"
     except DataError:
         size = "cannot be read"
-    return f"[image {num_tokens} tokens: {image.source} {size}]"
+    return f"[image {counted(num_tokens, 'token')}: {shortened(image.source)} {size}]"

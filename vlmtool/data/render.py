@@ -13,7 +13,8 @@ from vlmtool.data.conversation import Conversation, Image, Message
 from vlmtool.data.encode import Encoded, Span, TextEncoder
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import IMAGE_TAG, image_token_id
-from vlmtool.utils.errors import DataError
+from vlmtool.utils.checklist import counted
+from vlmtool.utils.errors import DataError, shortened
 
 IGNORED = -100  # label of a token that is not supervised, as in Hugging Face
 # Stands for a tag that is plain text (in an answer) while the template is rendered; no text of users holds it.
@@ -110,7 +111,7 @@ class Renderer:
             )
         except TemplateError as error:
             raise DataError(
-                f"sample '{sample_id}': the chat template does not take it: {error}\n"
+                f"sample '{shortened(sample_id)}': the chat template does not take it: {error}\n"
                 "Mend the record, or name another template in llm.template."
             ) from error
         return texts[0], [tuple(span) for span in spans[0]] if spans else []
@@ -157,7 +158,8 @@ class Renderer:
         """Each image token repeated to the number of tokens its image takes."""
         if (tags := tokens.count(self.image_token_id)) != len(images):
             raise DataError(
-                f"sample '{sample_id}': {tags} image tokens in the rendered prompt, but {len(images)} images.\n"
+                f"sample '{shortened(sample_id)}': {counted(tags, 'image token')} in the rendered prompt, "
+                f"but {counted(len(images), 'image')}.\n"
                 "Does the chat template print every turn once, and no tag of its own?"
             )
         input_ids: list[int] = []

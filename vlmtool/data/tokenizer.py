@@ -5,7 +5,8 @@ from pathlib import Path
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.errors import CheckpointError, message_lines
+from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.remote_code import ALLOW, needs_remote_code
 
 IMAGE_TAG = "<image>"
@@ -29,8 +30,12 @@ def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTok
                 f"{path}: its tokenizer needs code of its own, which was not run.\n"
                 f"Use a checkpoint with a tokenizer of transformers, or allow the code: {ALLOW}."
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {reason}\nIs tokenizer.json there?") from error
+        if other := other_than_model(path):
+            raise CheckpointError(f"{path}: this is {other.what}, not a language model.\n{other.remedy}") from error
+        reason = message_lines(error)[0]
+        # transformers lists what it tried in further lines, none of which says what is wrong with the folder.
+        told = "there is none that transformers can read." if reason.endswith(":") else reason
+        raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {told}\nIs tokenizer.json there?") from error
     if not tokenizer.is_fast:
         raise CheckpointError(f"{path}: its tokenizer has no fast (tokenizers) form, which vlmtool needs.")
     tokenizer.add_tokens([AddedToken(IMAGE_TAG, normalized=False, special=True)], special_tokens=True)

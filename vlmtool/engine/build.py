@@ -1,39 +1,32 @@
 """From a recipe to a runner that is ready to train. Read `build_runner` first."""
 
-import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from vlmtool.chat.generator import Generator, Request
-from vlmtool.data.collate import Collator
 from vlmtool.data.conversation import Image, user
-from vlmtool.data.dataset import BadSample, ConversationDataset, ScanReport
-from vlmtool.data.formats.llava import read_conversations
+from vlmtool.data.dataset import ScanReport
 from vlmtool.data.image_transform import ImageTransform, load_image_processor
 from vlmtool.data.render import Renderer
-from vlmtool.data.sampler import StepPlan, StepSampler
 from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device, start_process_group, weight_dtype
 from vlmtool.engine.expand import expand
+from vlmtool.engine.feed import Feed, build_feed, held_out_loader, train_loader
+from vlmtool.engine.hooks.benchmark import BenchmarkHook, open_benchmarks
 from vlmtool.engine.hooks.samples import SamplesHook
 from vlmtool.engine.hooks.validation import ValidationHook
 from vlmtool.engine.init_from import find_source, setup_of_run, start_stage
 from vlmtool.engine.meta import checkpoint_meta, data_origin, part_origins
 from vlmtool.engine.runner import VlmRunner
-from vlmtool.engine.signals import STOPPING
 from vlmtool.engine.trainable import PartSummary, check_trainable
-from vlmtool.engine.watch import Watch
+from vlmtool.engine.watch import Watch, common_id
 from vlmtool.models.build import build_llm, build_projector, build_vision_encoder
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
-from vlmtool.utils.distributed import rank, world_size
-from vlmtool.utils.errors import DataError
 from vlmtool.utils.hub import local_folder
 
 
@@ -44,6 +37,8 @@ class Prepared:
     runner: VlmRunner
     parts: list[PartSummary]
     scan: ScanReport
+    held_out: ScanReport | None
+    """None without a held-out file."""
     steps: int
     loaded: list[str]
     """Names of weights taken from the stage before."""
@@ -57,7 +52,7 @@ def build_runner(
     resume_from: Path | None = None,
     force: bool = False,
 ) -> Prepared:
-    """Parts → model → data → plan → runner.
+    """Parts → model → weights of the stage before → data → plan → runner.
 
     Args:
         name: of the recipe, for the checkpoints' meta.
@@ -83,33 +78,31 @@ def build_runner(
         recipe.data.pad_to_square,
         recipe.data.image_folder,
     )
-    renderer = Renderer(tokenizer, template, transform.num_tokens)
-    dataset = build_dataset(recipe, recipe.data.path, renderer, transform)
-    scan = dataset.scan()
-    plan = step_plan(recipe, dataset)
-    steps = recipe.schedule.max_steps or plan.steps(recipe.schedule.epochs)
-    collate = Collator(tokenizer.pad_token_id or 0, renderer.image_token_id)
-
-    dtype = compute_dtype(recipe.runtime.dtype, device)
-    arguments = expand(recipe, str(work_dir), steps, use_scaler=dtype is torch.float16)
-    hooks = [*validation_hooks(recipe, renderer, transform, collate), *sample_hooks(recipe, model, renderer, transform)]
-    arguments["custom_hooks"] = [*hooks, *arguments["custom_hooks"]]
+    feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform)
+    origin = data_origin(recipe, len(feed.dataset))
+    meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
+    arguments = runner_arguments(recipe, work_dir, model, feed, device)
     runner = VlmRunner(
+        **arguments, meta=meta, device=device, model=model, launcher=launcher, experiment_name=name,
+        start=resume_from, force=force,
+    )  # fmt: skip
+    return Prepared(runner, parts, feed.scan, feed.held_out_scan, feed.steps, start.loaded)
+
+
+def runner_arguments(
+    recipe: Recipe, work_dir: Path, model: VisionLanguageModel, feed: Feed, device: torch.device
+) -> dict[str, Any]:
+    """Plan → runner: what the recipe says, and the objects that no recipe can hold."""
+    dtype = compute_dtype(recipe.runtime.dtype, device)
+    arguments = expand(recipe, str(work_dir), feed.steps, use_scaler=dtype is torch.float16)
+    hooks = [*validation_hooks(recipe, feed), *sample_hooks(recipe, model, feed), *benchmark_hooks(recipe, model, feed)]
+    return {
         **arguments,
-        meta=checkpoint_meta(
-            name, recipe, origins, model, template, data_origin(recipe, len(dataset)), start.parents, start.forced
-        ),
-        device=device,
-        compute_dtype=dtype,
-        watch=Watch(work_dir, recipe.runtime.hang_timeout),
-        model=model,
-        train_dataloader=train_loader(recipe, dataset, StepSampler(plan, rank(), 0, steps), collate),
-        launcher=launcher,
-        resume=resume_from is not None,
-        load_from=str(resume_from) if resume_from else None,
-        experiment_name=name,
-    )
-    return Prepared(runner, parts, scan, steps, start.loaded)
+        "custom_hooks": [*hooks, *arguments["custom_hooks"]],
+        "compute_dtype": dtype,
+        "watch": Watch(work_dir, recipe.runtime.hang_timeout, common_id()),
+        "train_dataloader": train_loader(recipe, feed),
+    }
 
 
 def build_model(
@@ -135,81 +128,27 @@ def build_model(
     return VisionLanguageModel(encoder, projector, llm, image_token)
 
 
-def build_dataset(recipe: Recipe, path: str, renderer: Renderer, transform: ImageTransform) -> ConversationDataset:
-    """The samples of a file."""
-    bad: list[BadSample] | None = [] if recipe.data.on_bad_sample == "skip" else None
-    conversations = list(read_conversations(path, recipe.data.image_position, _noting(bad)))
-    return ConversationDataset(conversations, renderer, transform, recipe.data.max_length, bad)
-
-
-def _noting(bad: list[BadSample] | None) -> Callable[[str, str, DataError], None] | None:
-    """What the reader calls with a record that cannot be used; None: it raises."""
-    if bad is None:
-        return None
-    return lambda origin, sample_id, error: bad.append(BadSample(sample_id, origin, str(error).partition("\n")[0]))
-
-
-def step_plan(recipe: Recipe, dataset: ConversationDataset) -> StepPlan:
-    """Which samples make which step."""
-    by_length = recipe.data.sampler == "length"
-    return StepPlan(
-        num_samples=len(dataset),
-        batch_size=recipe.schedule.batch_size,
-        accumulation=recipe.schedule.accumulation,
-        world_size=world_size(),
-        seed=recipe.runtime.seed,
-        lengths=tuple(dataset.lengths) if by_length else (),
-        by_length=by_length,
-    )
-
-
-def train_loader(
-    recipe: Recipe, dataset: ConversationDataset, sampler: StepSampler, collate: Callable[..., Any]
-) -> DataLoader[Any]:
-    """Micro-batches of this rank, made by workers while the model runs."""
-    workers = recipe.data.num_workers
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-        generator=own_generator(),
-        worker_init_fn=leave_stopping_to_the_run,
-    )
-
-
-def leave_stopping_to_the_run(_: int) -> None:
-    """A cluster sends its signal to every process; the run needs its workers until the step is done and saved."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def own_generator() -> torch.Generator:
-    """Random numbers for a loader's workers; without it each pass would draw from the stream that dropout uses."""
-    return torch.Generator().manual_seed(0)
-
-
-def validation_hooks(
-    recipe: Recipe, renderer: Renderer, transform: ImageTransform, collate: Callable[..., Any]
-) -> list[ValidationHook]:
+def validation_hooks(recipe: Recipe, feed: Feed) -> list[ValidationHook]:
     """Validation on this rank's share of `data.val_path`; none without it."""
-    if recipe.data.val_path is None:
+    if feed.held_out is None:
         return []
-    dataset = build_dataset(recipe, recipe.data.val_path, renderer, transform)
-    dataset.scan("Reading validation samples")
-    share = Subset(dataset, range(rank(), len(dataset), world_size()))
-    loader = DataLoader(share, batch_size=recipe.schedule.batch_size, collate_fn=collate, generator=own_generator())
-    return [ValidationHook(loader, recipe.schedule.val_every)]
+    return [ValidationHook(feed.held_out, held_out_loader(recipe, feed, feed.held_out), recipe.schedule.val_every)]
 
 
-def sample_hooks(
-    recipe: Recipe, model: VisionLanguageModel, renderer: Renderer, transform: ImageTransform
-) -> list[SamplesHook]:
+def sample_hooks(recipe: Recipe, model: VisionLanguageModel, feed: Feed) -> list[SamplesHook]:
     """Sample answers during training; none without `data.sample_prompts`."""
     prompts = recipe.data.sample_prompts
     requests = [Request((user(Image(p.image), f"\n{p.question}") if p.image else user(p.question),)) for p in prompts]
     if not requests:
         return []
-    return [SamplesHook(Generator(model, renderer, transform), requests, recipe.schedule.sample_every)]
+    return [SamplesHook(Generator(model, feed.renderer, feed.transform), requests, recipe.schedule.sample_every)]
+
+
+def benchmark_hooks(recipe: Recipe, model: VisionLanguageModel, feed: Feed) -> list[BenchmarkHook]:
+    """Benchmarks during training; none without `schedule.eval`."""
+    benchmarks = open_benchmarks(recipe.schedule.eval)
+    if not benchmarks:
+        return []
+    generator = Generator(model, feed.renderer, feed.transform)
+    schedule = recipe.schedule
+    return [BenchmarkHook(generator, benchmarks, schedule.eval_every, schedule.eval_batch_size)]

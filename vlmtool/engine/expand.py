@@ -16,10 +16,21 @@ def expand(
         total_steps: optimiser steps of the run; without it, `schedule.max_steps`, or None where only the data tells.
         use_scaler: scale the loss, as float16 needs.
     """
-    schedule = recipe.schedule
-    steps = schedule.max_steps or total_steps
+    steps = recipe.schedule.max_steps or total_steps
     arguments: dict[str, Any] = {
         "work_dir": work_dir,
+        **_stepping(recipe, steps, use_scaler),
+        **_hooks(recipe),
+        "randomness": {"seed": recipe.runtime.seed},
+        "log_level": "ERROR",
+    }
+    return merge(arguments, recipe.mmengine)
+
+
+def _stepping(recipe: Recipe, steps: int | None, use_scaler: bool) -> dict[str, Any]:
+    """The loop, the optimiser and the learning rate."""
+    schedule = recipe.schedule
+    return {
         "train_cfg": {
             "type": f"{PACKAGE}.loop.StepLoop",
             "max_steps": steps,
@@ -48,7 +59,13 @@ def expand(
                 "decay": schedule.decay,
             }
         ],
-        # vlmtool's own hooks take the place of mmengine's loggers and checkpoints.
+    }
+
+
+def _hooks(recipe: Recipe) -> dict[str, Any]:
+    """vlmtool's own hooks, which take the place of mmengine's loggers and checkpoints."""
+    schedule = recipe.schedule
+    return {
         "default_hooks": {
             "runtime_info": None,
             "timer": None,
@@ -66,10 +83,7 @@ def expand(
             {"type": f"{PACKAGE}.hooks.trouble.TroubleHook"},
             {"type": f"{PACKAGE}.hooks.progress.ProgressHook", "every": schedule.log_every},
         ],
-        "randomness": {"seed": recipe.runtime.seed},
-        "log_level": "ERROR",
     }
-    return merge(arguments, recipe.mmengine)
 
 
 def part_learning_rates(recipe: Recipe) -> dict[str, float]:

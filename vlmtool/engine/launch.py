@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from vlmtool.engine.signals import Stopped, StopSignals
+from vlmtool.engine.signals import STOPPING, Stopped, StopSignals
 from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.failure import LAUNCHED
 
@@ -88,12 +88,12 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
         signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    with PassedOnSignals() as signals:
+    with PassedOnSignals():
         try:
             elastic_launch(config, sys.executable)("-m", "vlmtool", *arguments)
         except ChildFailedError as error:
-            if signals.received is not None:
-                raise Stopped(signals.received) from error
+            if (stopped := _stopped_by(error.failures)) is not None:
+                raise Stopped(stopped) from error
             raise _first_failure(error.failures) from error
         except SignalException as error:
             if error.sigval is Signals.SIGINT:
@@ -114,13 +114,32 @@ class PassedOnSignals(StopSignals):
             raise Stopped(number)
 
 
+def _stopped_by(failures: Mapping[int, Any]) -> int | None:
+    """The stopping signal that every process ended with, also where only one of them got it; else None.
+
+    A process that could not save ends with an error of its own, whatever signal made it save. By SIGTERM the launcher
+    also ends those that are a little slower than the first to go, so that another signal is the one that was meant.
+    """
+    numbers = {_signal_of(failure.exitcode) for failure in failures.values()}
+    if None in numbers:
+        return None
+    return next((number for number in numbers if number != Signals.SIGTERM), int(Signals.SIGTERM))
+
+
+def _signal_of(exit_code: int) -> int | None:
+    """The stopping signal by which a process ended: saved (128 + signal), or before there was anything to save."""
+    return next((int(number) for number in STOPPING if exit_code in (128 + number, -number)), None)
+
+
 def _first_failure(failures: Mapping[int, Any]) -> VlmtoolError:
     """The error of the process that failed first: the others failed because it was gone.
 
     Args:
-        failures: torch's `ProcessFailure` of each rank that failed. One that was killed left no words, and came first.
+        failures: torch's `ProcessFailure` of each rank that failed. One that was killed left no words, and came first,
+            unless by SIGTERM: so the launcher ends those that are left, which may be too busy starting to note it.
     """
-    rank, failure = min(failures.items(), key=lambda item: item[1].error_file_data.get("timestamp", 0))
+    causes = {rank: failure for rank, failure in failures.items() if failure.exitcode != -Signals.SIGTERM} or failures
+    rank, failure = min(causes.items(), key=lambda item: item[1].error_file_data.get("timestamp", 0))
     words = failure.error_file_data.get("message")
     if "timestamp" not in failure.error_file_data:
         killed = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"

@@ -38,7 +38,12 @@ def _ends_a_line(file: Any) -> bool:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a log, without those that were cut short; a later row of a step counts."""
+    """The rows of a log in the order of the file, without lines that were cut short.
+
+    A step that was replayed after a resume has several rows; the caller takes the last. No file: no rows.
+    """
+    if not path.is_file():
+        return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,10 @@ class StepLoop(BaseLoop):
         self.stop_signal: int | None = None
         """The signal to follow once the step is done; every rank learns of it in the same step."""
         self._iter = 0
+        self.first_step = 0
+        """Steps that were done before this start."""
+        self.num_skipped = 0
+        """Steps that were skipped since."""
 
     @property
     def iter(self) -> int:
@@ -90,7 +94,7 @@ class StepLoop(BaseLoop):
 
     def restart_at(self, step: int) -> None:
         """Go on after `step` done steps; data seen before is not drawn again."""
-        self._iter = step
+        self._iter = self.first_step = step
         self.dataloader.batch_sampler.first_step = step
 
     def state(self) -> dict[str, Any]:
@@ -107,22 +111,27 @@ class StepLoop(BaseLoop):
 
         Raises:
             Stopped: a signal asked for it; the run has been saved.
-            VlmtoolError: too many steps in a row had to be skipped.
+            VlmtoolError: too many steps in a row had to be skipped, or a loader's worker was killed.
         """
-        self.runner.call_hook("before_train")
-        self.runner.model.train()
         with StopSignals() as signals:
-            batches = iter(self.dataloader)
-            while self._iter < self.max_iters:
-                self.runner.call_hook("before_train_iter", batch_idx=self._iter)
-                result = self.step(batches, signals)
-                self._iter += 1
-                self.runner.call_hook("after_train_iter", batch_idx=self._iter - 1, outputs=result)
-                self._refuse_endless_skipping()
-                if self.stop_signal is not None and self._iter < self.max_iters:
-                    raise Stopped(self.stop_signal)
+            self.runner.call_hook("before_train")
+            self.runner.model.train()
+            with workers_of(self.dataloader) as batches:
+                while self._iter < self.max_iters:
+                    self._advance(batches, signals)
         self.runner.call_hook("after_train")
         return self.runner.model
+
+    def _advance(self, batches: Iterator[Batch], signals: StopSignals) -> None:
+        """One step, and what is due after it."""
+        self.runner.call_hook("before_train_iter", batch_idx=self._iter)
+        result = self.step(batches, signals)
+        self._iter += 1
+        self.num_skipped += result.skipped
+        self.runner.call_hook("after_train_iter", batch_idx=self._iter - 1, outputs=result)
+        self._refuse_endless_skipping()
+        if self.stop_signal is not None and self._iter < self.max_iters:
+            raise Stopped(self.stop_signal)
 
     def step(self, batches: Iterator[Batch], signals: StopSignals | None = None) -> StepResult:
         """One optimiser step; where its loss or its gradient is unusable the weights stay as they were."""
@@ -207,6 +216,30 @@ class StepLoop(BaseLoop):
         if isinstance(model, DistributedDataParallel) and number < self.accumulation - 1:
             return model.no_sync()
         return nullcontext()
+
+
+@contextmanager
+def workers_of(loader: Any) -> Iterator[Iterator[Batch]]:
+    """The loader's batches; its workers end with the block, whatever ends it.
+
+    Raises:
+        VlmtoolError: a worker was killed.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise VlmtoolError(
+            f"A process that reads the data ended: {str(error).partition('. ')[0]}.\n"
+            "Was the memory full (`dmesg`)? Lower data.num_workers, then go on with the same command and --resume."
+        ) from error
+    finally:
+        # An error's traceback may keep the iterator alive to the end of the process, which then waits for workers that
+        # leave SIGTERM to the run. torch has no public name for this.
+        if (shut_down := getattr(batches, "_shutdown_workers", None)) is not None:
+            shut_down()
 
 
 def draw(batches: Iterator[Batch]) -> Batch:

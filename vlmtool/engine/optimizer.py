@@ -1,5 +1,6 @@
 """The optimiser: one group of weights per part, each with its own learning rate."""
 
+from inspect import signature
 from typing import Any
 
 from mmengine.optim import OptimWrapper
@@ -7,7 +8,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from vlmtool.models.build import import_class
-from vlmtool.models.weights import PARTS
+from vlmtool.models.parts import PARTS
+from vlmtool.utils.errors import UsageError
 
 
 class PartwiseOptimizer:
@@ -23,11 +25,23 @@ class PartwiseOptimizer:
         self.part_lr = paramwise_cfg or {}
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """The wrapper over the model's trained weights."""
+        """The wrapper over the model's trained weights; `settings_given` names what the recipe says of its groups."""
         settings = dict(self.wrapper.pop("optimizer"))
         optimizer_class = import_class(settings.pop("type"), "schedule.optimizer")
-        optimizer = optimizer_class(self.groups(model, settings["lr"]), **settings)
-        return OPTIM_WRAPPERS.build({**self.wrapper, "optimizer": optimizer})
+        lr = settings["lr"]
+        known = signature(optimizer_class).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            settings = {name: value for name, value in settings.items() if name in known}  # SGD has no betas
+        try:
+            optimizer = optimizer_class(self.groups(model, lr), **settings)
+        except TypeError as error:
+            raise UsageError(
+                f"schedule.optimizer: {optimizer_class.__name__} cannot be made: {error}\n"
+                "Name one that takes (params, lr, …) as torch.optim's do."
+            ) from error
+        wrapper = OPTIM_WRAPPERS.build({**self.wrapper, "optimizer": optimizer})
+        wrapper.settings_given = {"name", "initial_lr", *settings}
+        return wrapper
 
     def groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
         """Parameter groups {name, lr, params}, one for each part that trains anything."""

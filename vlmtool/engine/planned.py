@@ -1,11 +1,9 @@
 """The parts of a recipe as their configs describe them: on torch's meta device, with shapes and without memory."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlmtool.data.check_record import Prompting
@@ -13,15 +11,12 @@ from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import image_token_id
 from vlmtool.models.build import build_projector
 from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
-from vlmtool.models.fingerprint import WEIGHT_FILES, weight_files
 from vlmtool.models.llm import load_failure
 from vlmtool.models.lora import add_encoder_lora, add_llm_lora
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError
-
-INDEX = "*.index.json"  # of a part in several files: {weight_map: {name: file}}
 
 
 @dataclass
@@ -115,31 +110,3 @@ def num_image_tokens(recipe: Recipe, encoder_folder: Path) -> int:
     """
     encoder = planned_encoder(recipe, encoder_folder)
     return planned_projector(recipe, encoder.hidden_size, encoder.hidden_size).num_tokens(encoder.num_patches)
-
-
-def check_weight_files(folder: Path) -> None:
-    """See that a part's weights are all there, and safetensors as long as their headers say.
-
-    Raises:
-        CheckpointError: they are not; the usual cause is a download that broke off.
-    """
-    remedy = "Download the folder again."
-    files = weight_files(folder)
-    for index in folder.glob(INDEX):
-        try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{index}: the list of weight files cannot be read: {error}\n{remedy}") from error
-        missing = sorted(name for name in named if not (folder / name).is_file())
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise CheckpointError(f"{folder}: weight file '{missing[0]}'{more} is missing.\n{remedy}")
-    if not files:
-        raise CheckpointError(f"{folder}: holds no weights ({', '.join(WEIGHT_FILES)}).\n{remedy}")
-    for file in files:
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt"):
-                    pass
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{file}: the weights are damaged: {error}\n{remedy}") from error

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from vlmtool.data.check import check_data
 from vlmtool.data.check_report import DEFECTS, CheckReport
-from vlmtool.data.image_transform import load_image_processor, picture_size
+from vlmtool.data.image_transform import load_image_processor, open_picture
 from vlmtool.data.sampler import StepPlan
 from vlmtool.data.template_check import check_template
 from vlmtool.data.templates.library import find_training_template
@@ -20,13 +20,15 @@ from vlmtool.engine.device import compute_dtype, pick_device
 from vlmtool.engine.hooks.trouble import MAX_BAD_SHARE
 from vlmtool.engine.init_from import find_source, setup_of_run, start_stage
 from vlmtool.engine.meta import part_origins
-from vlmtool.engine.planned import PlannedParts, check_weight_files, planned_encoder, planned_llm, planned_projector
+from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector
 from vlmtool.engine.resources import checkpoint_bytes, count, disk_row, memory_need, memory_row, num_checkpoints
+from vlmtool.engine.run_folder import lies_in
 from vlmtool.engine.trainable import check_trainable
 from vlmtool.models.build import import_class
 from vlmtool.models.checkpoint import last_checkpoint
+from vlmtool.models.damage import check_weight_files
 from vlmtool.recipe.schema import Recipe
-from vlmtool.utils.checklist import Row, error_row
+from vlmtool.utils.checklist import Row, counted, error_row
 from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.files import check_writable
 from vlmtool.utils.hub import local_folder
@@ -76,9 +78,9 @@ def preflight(
     """
     report = PreflightReport([Row("ok", "recipe", f"{name}: every key is known")])
     report.attempt("work dir", check_writable, work_dir, "--work-dir")
-    newest = last_checkpoint(work_dir)
+    newest = report.attempt("work dir", last_checkpoint, work_dir)
     start = resume_from or (newest if resume else None)
-    if newest is not None and start is None:
+    if newest is not None and not lies_in(work_dir, start):
         told = f"'{work_dir}' holds a run already, up to {newest.name}"
         report.rows.append(Row("error", "work dir", told, "Add --resume to go on with it, or give another --work-dir."))
     report.attempt("optimiser", import_class, recipe.schedule.optimizer, "schedule.optimizer")
@@ -90,18 +92,21 @@ def preflight(
     data = _check_records(report, recipe, parts, deep)
     _check_prompts(report, recipe)
     _check_start(report, recipe, parts, start, force)
-    samples = data.samples_of.get(recipe.data.path, 0) if data is not None else 0
+    # Counted by the file's path as pathlib writes it: `data.json`, also where the recipe says `./data.json`.
+    samples = data.samples_of.get(str(Path(recipe.data.path)), 0) if data is not None else 0
     report.rows += _resources(recipe, parts, work_dir, num_processes, samples)
     return report
 
 
 def quick_checks(recipe: Recipe, work_dir: Path, num_processes: int = 1) -> list[Row]:
-    """Errors and warnings of the checks that every start makes: template, disk, memory.
+    """Errors and warnings of the checks that every start makes: pictures of questions, template, disk, memory.
 
     A part that cannot be used is left to where it is built, which says so.
     """
     parts = _look_at_parts(PreflightReport(), recipe)
-    rows = _resources(recipe, parts, work_dir, num_processes, 0)
+    prompts = PreflightReport()
+    _check_prompts(prompts, recipe)
+    rows = prompts.rows + _resources(recipe, parts, work_dir, num_processes, 0)
     if parts.tokenizer is not None and parts.template is not None:
         rows += check_template(parts.tokenizer, parts.template, parts.vocabulary)
     return [row for row in rows if row.level != "ok"]
@@ -193,7 +198,8 @@ def _record_rows(data: CheckReport) -> Iterator[Row]:
         named = f"sample '{first.sample_id}' " if first.sample_id else ""
         detail = f"{data.counts[kind]:,}, first {first.origin}: {named}{first.detail}"
         yield Row(data.level_of(kind), DEFECTS[kind].title, detail, DEFECTS[kind].remedy)
-    counts = f"{data.num_records:,} records, {data.num_samples:,} usable samples, {data.num_images:,} images"
+    found = {"record": data.num_records, "usable sample": data.num_samples, "image": data.num_images}
+    counts = ", ".join(counted(number, what) for what, number in found.items())
     if data.num_samples:
         yield Row("ok", "data", counts)
     else:
@@ -218,10 +224,10 @@ def _token_rows(data: CheckReport, recipe: Recipe, parts: PlannedParts) -> Itera
 
 
 def _check_prompts(report: PreflightReport, recipe: Recipe) -> None:
-    """Images of the questions that are asked during training."""
+    """Images of the questions that are asked during training: few, and so decoded whole."""
     images = [prompt.image for prompt in recipe.data.sample_prompts if prompt.image]
     for image in images:
-        report.attempt("sample_prompts", picture_size, Path(recipe.data.image_folder) / image)
+        report.attempt("sample_prompts", open_picture, Path(recipe.data.image_folder) / image)
 
 
 def _check_start(
@@ -240,7 +246,8 @@ def _check_start(
     setup = setup_of_run(recipe, part_origins(recipe, parts.folders), template, model)
     start = report.attempt(what, start_stage, model, setup, source, resume_from, force)
     if start is not None:
-        told = f"{len(start.loaded)} tensors of '{source}' fit" if source is not None else f"'{resume_from}' fits"
+        loaded = counted(len(start.loaded), "tensor")
+        told = f"{loaded} of '{source}' fit" if source is not None else f"'{resume_from}' fits"
         report.rows.append(Row("ok", what, told))
 
 
@@ -256,7 +263,7 @@ def _resources(recipe: Recipe, parts: PlannedParts, work_dir: Path, num_processe
     epochs = steps * plan.step_size // num_samples if steps and num_samples else int(schedule.epochs)
     rows = []
     if num_samples and steps:
-        rows.append(Row("ok", "steps", f"{steps:,} of {plan.step_size:,} samples"))
+        rows.append(Row("ok", "steps", f"{steps:,} of {counted(plan.step_size, 'sample')}"))
     if (model := parts.model()) is not None:
         device = pick_device()
         num = num_checkpoints(schedule, steps, epochs)

@@ -12,7 +12,7 @@ from torch import nn
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.recipe.schema import Recipe, Schedule
-from vlmtool.utils.checklist import Row
+from vlmtool.utils.checklist import Row, counted
 
 FLOAT32 = 4  # bytes; trained weights, their gradients and both moments of Adam are kept in it
 ADAM_STATES = 2
@@ -126,7 +126,7 @@ def disk_row(num: int, each: int, work_dir: Path) -> Row:
     existing = next(p for p in (work_dir, *work_dir.absolute().parents) if p.is_dir())
     there = sum(f.stat().st_size for p in ("*.pth", "*.state/*") for f in work_dir.glob(p) if f.is_file())
     free = shutil.disk_usage(existing).free + there
-    detail = f"{num:,} checkpoints of {size(each)} at once, {size(free)} free in '{existing}'"
+    detail = f"{counted(num, 'checkpoint')} of {size(each)} at once, {size(free)} free in '{existing}'"
     if num * each <= free:
         return Row("ok", "disk", detail)
     return Row("error", "disk", detail, "Make room, give another --work-dir, or set schedule.keep lower.")

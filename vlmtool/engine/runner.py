@@ -16,6 +16,7 @@ from vlmtool.engine.saving import save_checkpoint
 from vlmtool.engine.state import load_state
 from vlmtool.engine.watch import Watch
 from vlmtool.models.checkpoint import read_checkpoint
+from vlmtool.models.lineage import Guard
 from vlmtool.models.weights import load_weights, saved_names, saved_state
 from vlmtool.utils.distributed import is_main
 
@@ -27,6 +28,8 @@ class VlmRunner(Runner):
         meta: what every checkpoint says of its origin (`models.checkpoint.Checkpoint.meta`).
         compute_dtype: autocast type, None for none.
         watch: is told what this rank does, step by step.
+        start: checkpoint to go on from.
+        force: go on from it where the run now draws other samples; it is recorded in `meta`.
         arguments: of mmengine's Runner.
     """
 
@@ -41,13 +44,17 @@ class VlmRunner(Runner):
         device: torch.device,
         compute_dtype: torch.dtype | None,
         watch: Watch,
+        start: Path | None = None,
+        force: bool = False,
         **arguments: Any,
     ):
         self.meta = meta
+        self.start = start
+        self.force = force
         self.watch = watch
         self.device = device
         self.compute_dtype = compute_dtype
-        super().__init__(**arguments)
+        super().__init__(**arguments, resume=start is not None, load_from=str(start) if start is not None else None)
 
     @property
     def vlm(self) -> Any:
@@ -76,8 +83,8 @@ class VlmRunner(Runner):
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         self.call_hook("before_run")
-        if self._resume:
-            self.resume(self._load_from)
+        if self.start is not None:
+            self.resume(str(self.start))
         self.optim_wrapper.initialize_count_status(self.model, self.train_loop.iter, self.train_loop.max_iters)
         self.watch.start()
         try:
@@ -101,7 +108,9 @@ class VlmRunner(Runner):
         return checkpoint.meta
 
     def resume(self, filename: str, **_: Any) -> None:
-        """Weights, optimiser, schedule, random states and place in the data, as they were."""
+        """Weights, optimiser, place in the schedule and in the data, random states, as they were."""
         meta = self.load_checkpoint(filename)
         self.train_loop.restart_at(meta["step"])
-        load_state(Path(filename), meta, self)
+        guard = Guard(self.force)
+        load_state(Path(filename), meta, self, guard)
+        self.meta["forced"] = list(dict.fromkeys([*self.meta["forced"], *guard.overridden]))

@@ -13,11 +13,11 @@ from uuid import uuid4
 
 from vlmtool.engine.state import SAVE_ID, state_folder, superseded, write_common_state, write_rank_state
 from vlmtool.models.checkpoint import encode_checkpoint, mark_last
-from vlmtool.utils.distributed import barrier, is_main, sum_over_ranks
+from vlmtool.utils.distributed import barrier, gather_lists, is_main, sum_over_ranks
 from vlmtool.utils.errors import VlmtoolError
 from vlmtool.utils.files import remove, sync_folder
 
-TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"  # `run_folder.sweep` knows it
 
 
 class SaveError(VlmtoolError):
@@ -72,12 +72,6 @@ def save_checkpoint(path: Path, runner: Any, meta: dict[str, Any], weights: dict
         raise
 
 
-def sweep(run_folder: Path) -> None:
-    """Delete what a killed run left half-written."""
-    for file in run_folder.glob(f".*{TEMPORARY}*"):
-        remove(file)
-
-
 def _together(work: Callable[[], None], path: Path, runner: Any) -> None:
     """Do `work` on every rank, and fail on every rank where one failed."""
     problem: OSError | RuntimeError | None = None
@@ -87,13 +81,12 @@ def _together(work: Callable[[], None], path: Path, runner: Any) -> None:
     except (OSError, RuntimeError) as error:  # torch.save hides what the disk said in a RuntimeError
         problem = error
     runner.watch.enter(runner.iter - 1, "waiting for the checkpoint")
-    if sum_over_ranks([float(problem is not None)])[0]:
-        raise SaveError(_explain(path, problem)) from problem
+    if sum_over_ranks([float(problem is not None)], runner.device)[0]:
+        # Every rank gives the reason: which of them is heard first, nobody knows.
+        raise SaveError(gather_lists([_explain(path, problem)] if problem is not None else [])[0]) from problem
 
 
-def _explain(path: Path, problem: Exception | None) -> str:
-    if problem is None:
-        return f"{path} could not be written: another process failed to write its share.\nSee its message."
+def _explain(path: Path, problem: Exception) -> str:
     reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem).partition("\n")[0]
     free = disk_usage(path.parent).free if path.parent.is_dir() else 0
     return (

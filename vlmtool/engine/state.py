@@ -1,5 +1,6 @@
 """What resuming needs beside the weights, in `iter_N.state/`: optimiser, schedule, random states, place in the data."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlmtool.engine.schedule import WarmupDecayLR
 from vlmtool.models.checkpoint import safe_load, write_tensors
+from vlmtool.models.fingerprint import SHORT
+from vlmtool.models.lineage import Guard
 from vlmtool.utils.distributed import is_main, rank
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import write_json
@@ -16,6 +20,10 @@ from vlmtool.utils.terminal import err
 
 SAVE_ID = "save_id"  # the same in a checkpoint and in its state
 PROGRESS_FILE = "progress.json"
+# Of `plan_values`: with these changed the run can go on, as the same samples by number make a step. With another number
+# of samples or another step size some would be drawn twice and others never.
+FORCEABLE = {"data", "lengths"}
+PLAN_NAMES = {"data": "data file", "lengths": "lengths of the samples"}
 
 
 def state_folder(checkpoint: Path) -> Path:
@@ -45,38 +53,68 @@ def write_common_state(folder: Path, runner: Any, save_id: str) -> None:
     write_json(folder / PROGRESS_FILE, progress)
 
 
-def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any) -> None:
-    """Put the state back.
+def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any, guard: Guard) -> None:
+    """Put the state back. What the recipe says of the schedule holds from here on, also where it was changed.
 
     Args:
         meta: of the checkpoint; its save id finds the state that was written with it.
+        guard: asked where the run now learns from other samples.
 
     Raises:
         CheckpointError: the state is missing or damaged, or the run now draws other batches.
     """
     folder, progress = _matching_state(checkpoint, meta.get(SAVE_ID))
-    then, now = progress["plan"], plan_values(runner)
-    changed = [f"{key} {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
-    if changed:
-        raise CheckpointError(
-            f"{folder}: the run would draw other batches than before: {', '.join(changed)}.\n"
-            "Resume with the same data, seed and samples per step, or start from its weights (init_from)."
-        )
+    _check_plan(checkpoint, {"data": meta["data"].get("sha256"), **progress["plan"]}, plan_values(runner), guard)
     try:
-        runner.optim_wrapper.load_state_dict(safe_load(folder / "optimizer.pt"))
+        load_optimizer(runner, safe_load(folder / "optimizer.pt"), progress["schedules"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{folder / 'optimizer.pt'}: does not fit this run: {error}\n"
             "Resume with the recipe it was trained with, or start from its weights (init_from)."
         ) from error
-    for scheduler, values in zip(runner.param_schedulers, progress["schedules"], strict=True):
-        scheduler.load_state_dict(values)
     runner.train_loop.load_state(progress.get("loop", {}))
     own = folder / f"rng_rank{rank()}.pt"
     if own.is_file():
         set_random_state(safe_load(own), runner.device)
     elif is_main():
         err().print("This rank has no saved random state (another number of processes): dropout starts anew.")
+
+
+def _check_plan(checkpoint: Path, then: dict[str, Any], now: dict[str, Any], guard: Guard) -> None:
+    """The run draws the batches that it drew before. What an earlier version did not record is not compared."""
+    changed = [key for key in now if then.get(key) is not None and then[key] != now[key]]
+    told = ", ".join(f"{PLAN_NAMES.get(key, key)} {_short(then[key])} → {_short(now[key])}" for key in changed)
+    if not set(changed) <= FORCEABLE:
+        raise CheckpointError(
+            f"{checkpoint}: the run would draw other batches than before: {told}.\n"
+            "Resume with the same data, seed and samples per step, or start from its weights (init_from)."
+        )
+    if changed:
+        guard.refuse(
+            f"{checkpoint} was trained on other samples: {told}.",
+            "Resume with the data and lengths as they were, or start from its weights (init_from).",
+        )
+
+
+def _short(value: Any) -> str:
+    return value[:SHORT] if isinstance(value, str) else str(value)
+
+
+def load_optimizer(runner: Any, saved: dict[str, Any], schedules: list[dict[str, Any]]) -> None:
+    """Moments and loss scale as they were saved; rates, betas and weight decay as this run's recipe gives them.
+
+    A schedule of mmengine's own, which a recipe may name, computes each value from the one before: of those the value
+    is what was saved. So is what an optimiser counts in its groups.
+    """
+    wrapper = runner.optim_wrapper
+    chained = {s.param_name for s in runner.param_schedulers if not isinstance(s, WarmupDecayLR)}
+    given = wrapper.settings_given - chained - {f"initial_{name}" for name in chained}
+    settings = [{key: group[key] for key in given & group.keys()} for group in wrapper.param_groups]
+    wrapper.load_state_dict(saved)
+    for group, own in zip(wrapper.param_groups, settings, strict=True):
+        group.update(own)
+    for scheduler, values in zip(runner.param_schedulers, schedules, strict=True):
+        scheduler.load_state_dict(values)
 
 
 def _matching_state(checkpoint: Path, save_id: str | None) -> tuple[Path, dict[str, Any]]:
@@ -100,14 +138,16 @@ def _matching_state(checkpoint: Path, save_id: str | None) -> tuple[Path, dict[s
     )
 
 
-def plan_values(runner: Any) -> dict[str, int | bool]:
-    """What decides which samples a step draws."""
+def plan_values(runner: Any) -> dict[str, Any]:
+    """What decides which samples a step draws, and what they are."""
     plan = runner.train_dataloader.batch_sampler.plan
     return {
+        "data": runner.meta["data"]["sha256"],
         "num_samples": plan.num_samples,
         "step_size": plan.step_size,
         "seed": plan.seed,
         "by_length": plan.by_length,
+        "lengths": hashlib.sha256(",".join(map(str, plan.lengths)).encode()).hexdigest() if plan.by_length else None,
     }
 
 

@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from mmengine.hooks import Hook
 from rich.table import Table
 
 from vlmtool.data.dataset import ScanReport
 from vlmtool.engine.build import Prepared, build_runner
+from vlmtool.engine.loop import SKIPPED_FILE
 from vlmtool.engine.preflight import start_warnings
-from vlmtool.engine.saving import sweep
+from vlmtool.engine.run_folder import RECIPE_FILE, lies_in, locked, set_logs_aside, sweep
 from vlmtool.engine.signals import Stopped
 from vlmtool.engine.trainable import PartSummary
 from vlmtool.models.checkpoint import last_checkpoint
+from vlmtool.recipe.catalog import default_work_dir
 from vlmtool.recipe.load import load_recipe, recipe_text
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import check_writable, write_text
 from vlmtool.utils.terminal import clean, err
-
-RECIPE_FILE = "recipe.py"  # the recipe as run, in the work dir
 
 
 def train(
@@ -41,19 +43,53 @@ def train(
     """
     recipe = load_recipe(config, overrides)
     name = Path(config).stem
-    folder = work_dir or Path("work_dirs") / name
-    start = resume_from or (last_checkpoint(folder) if resume else None)
+    folder = work_dir or default_work_dir(config)
     check_writable(folder, "--work-dir")
-    if start is None:
-        _refuse_overwriting(folder, resume)
     for line in start_warnings(recipe, folder):
         if is_main():
             err().print(clean(line))
-    prepared = build_runner(recipe, name, folder, launcher, start, force)
+    with locked(folder):
+        start = resume_from or (last_checkpoint(folder) if resume else None)
+        _tidy(folder, start)
+        prepared = build_runner(recipe, name, folder, launcher, start, force)
+        text = recipe_text(recipe, f"{name}, as trained in {folder}.")
+        prepared.runner.register_hook(WriteRecipe(folder / RECIPE_FILE, text))
+        if is_main():
+            _tell(prepared, start, resume)
+        return _run(prepared, folder)
+
+
+class WriteRecipe(Hook):
+    """Writes the recipe as run once the run has begun: a resume that is refused leaves the one before."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+
+    def before_train(self, runner: Any) -> None:
+        """All that a checkpoint may refuse has been asked by now."""
+        if is_main():
+            write_text(self.path, self.text)
+
+
+def _tidy(folder: Path, start: Path | None) -> None:
+    """Make room for a run that goes on from `start`.
+
+    Raises:
+        UsageError: the folder holds another run.
+    """
+    if not lies_in(folder, start) and (newest := last_checkpoint(folder)) is not None:
+        raise UsageError(
+            f"--work-dir {folder}: holds a run already, up to {newest.name}.\n"
+            f"{'Give --resume alone' if start else 'Add --resume'} to go on with it, or give another --work-dir."
+        )
     if is_main():
         sweep(folder)
-        write_text(folder / RECIPE_FILE, recipe_text(recipe, f"{name}, as trained in {folder}."))
-        _tell(prepared, start, resume)
+        if not lies_in(folder, start):
+            set_logs_aside(folder)
+
+
+def _run(prepared: Prepared, folder: Path) -> Path:
+    """Train to the end; returns the last checkpoint."""
     try:
         prepared.runner.train()
     except (KeyboardInterrupt, Stopped) as stop:
@@ -64,18 +100,20 @@ def train(
     if checkpoint is None:
         raise AssertionError("the last step always saves")
     if is_main():
+        _tell_end(prepared, folder)
         command = f"vlmtool convert pth_to_hf {folder / RECIPE_FILE} {checkpoint} {folder / 'hf'}"
         err().print(clean(f"Saved {checkpoint}\nNext: {command}"))
     return checkpoint
 
 
-def _refuse_overwriting(folder: Path, resume: bool) -> None:
-    """A run that starts anew would mix its files with those of a run before, and delete that one's checkpoints."""
-    if not resume and (newest := last_checkpoint(folder)) is not None:
-        raise UsageError(
-            f"--work-dir {folder}: holds a run already, up to {newest.name}.\n"
-            "Add --resume to go on with it, or give another --work-dir."
-        )
+def _tell_end(prepared: Prepared, folder: Path) -> None:
+    """What a person should know of a run that came to its end."""
+    loop = prepared.runner.train_loop
+    if loop.first_step >= loop.max_iters:
+        err().print(f"Step {loop.first_step} of {loop.max_iters} was reached before: there was nothing to train.")
+    if loop.num_skipped:
+        done = loop.iter - loop.first_step
+        err().print(clean(f"{loop.num_skipped:,} of {done:,} steps were skipped; see {folder / SKIPPED_FILE}"))
 
 
 def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
@@ -83,6 +121,9 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
     console.print(_parts_table(prepared.parts))
     for line in _scan_lines(prepared.scan):
         console.print(clean(line))
+    if prepared.held_out is not None:
+        for line in _scan_lines(prepared.held_out):
+            console.print(clean(f"Held out: {line}"))
     if prepared.loaded:
         console.print(f"{len(prepared.loaded)} tensors taken from the stage before.")
     if start is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from vlmtool.models.weights import PARTS
+from vlmtool.models.parts import PARTS
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import RecipeError
 

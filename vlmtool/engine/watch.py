@@ -7,22 +7,27 @@ their time-out would also strike while one rank honestly works for an hour befor
 import faulthandler
 import json
 import os
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
-from vlmtool.utils.distributed import rank, world_size
+from vlmtool.utils.distributed import gather_lists, rank, world_size
 from vlmtool.utils.errors import VlmtoolError
 from vlmtool.utils.failure import report
 from vlmtool.utils.files import remove, write_text
+from vlmtool.utils.terminal import clean, err
 
 FOLDER = ".watch"  # in the run folder
 # What a rank does within a step, in this order; the rank that is behind the others is the one they wait for.
 PHASES = (
-    "drawing data", "counting tokens", "forward pass", "backward pass", "sharing the loss", "validating",
-    "sharing the validation loss", "answering sample prompts", "writing a checkpoint", "waiting for the checkpoint",
+    "drawing data", "counting tokens", "forward pass", "backward pass", "sharing the loss", "writing a checkpoint",
+    "waiting for the checkpoint", "validating", "sharing the validation loss", "answering sample prompts",
+    "answering a benchmark",
 )  # fmt: skip
 
 
@@ -69,18 +74,26 @@ def _place(sign: Sign | None) -> str:
     return f"step {sign.step + 1}, {sign.phase}" if sign is not None else "not begun"
 
 
+def common_id() -> str:
+    """A name for this start of the run, the same on every rank; called by all of them."""
+    return gather_lists([uuid4().hex])[0]
+
+
 class Watch:
     """Notes what this rank does; a thread shares it through the run folder and looks at the others.
 
     Args:
         run_folder: shared by all ranks.
         timeout: seconds without a sign from any rank after which the run ends.
+        start_id: `common_id`; signs of a run that was killed here carry another.
     """
 
-    def __init__(self, run_folder: Path, timeout: float) -> None:
+    def __init__(self, run_folder: Path, timeout: float, start_id: str) -> None:
         self.folder = run_folder / FOLDER
         self.run_folder = run_folder
         self.timeout = timeout
+        self.start_id = start_id
+        self._cannot_write = False
         self._sign = Sign(0, 0, PHASES[0])
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -93,7 +106,6 @@ class Watch:
         """Watch, where there are others to wait for."""
         if world_size() == 1:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._share()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watch")
         self._thread.start()
@@ -103,7 +115,8 @@ class Watch:
         self._end.set()
         if self._thread is not None:
             self._thread.join()
-            remove(self._file(rank()))
+            with suppress(OSError):
+                remove(self._file(rank()))
 
     def _watch(self) -> None:
         seen: dict[int, Sign | None] = {}
@@ -111,6 +124,7 @@ class Watch:
         while not self._end.wait(min(1.0, self.timeout / 10)):
             self._share()
             now = {number: self._read(number) for number in range(world_size())}
+            now[rank()] = self._sign  # as it is, also where the disk is full: while this rank moves, all do
             if now != seen:
                 seen, quiet_since = now, time.monotonic()
             elif time.monotonic() - quiet_since > self.timeout:
@@ -118,19 +132,38 @@ class Watch:
 
     def _give_up(self, signs: Mapping[int, Sign | None]) -> None:
         """Leave this rank's stack behind and end the process: its main thread will not come back."""
-        with open(self.run_folder / f"hang_rank{rank()}.txt", "w", encoding="utf-8") as file:
-            faulthandler.dump_traceback(file)
-        report(hang_message(signs, self.timeout, self.run_folder).splitlines())
-        os._exit(VlmtoolError.exit_code)
+        try:
+            with suppress(OSError), open(self.run_folder / f"hang_rank{rank()}.txt", "w", encoding="utf-8") as file:
+                faulthandler.dump_traceback(file)
+            _report(hang_message(signs, self.timeout, self.run_folder).splitlines())
+        finally:
+            os._exit(VlmtoolError.exit_code)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"rank{number}.json"
 
     def _share(self) -> None:
-        write_text(self._file(rank()), json.dumps(asdict(self._sign)))
+        """A sign that cannot be written is told once and otherwise lost: a full disk is no reason to end a run."""
+        try:
+            write_text(self._file(rank()), json.dumps({"start_id": self.start_id, **asdict(self._sign)}))
+        except OSError as error:
+            if not self._cannot_write:
+                err().print(clean(f"{self.folder} cannot be written to: {error.strerror}. The run goes on."))
+            self._cannot_write = True
+        else:
+            self._cannot_write = False
 
     def _read(self, number: int) -> Sign | None:
+        """The last sign of a rank in this start; None where it gave none."""
         try:
-            return Sign(**json.loads(self._file(number).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            values = json.loads(self._file(number).read_text(encoding="utf-8"))
+            return Sign(**values) if values.pop("start_id", None) == self.start_id else None
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
+
+
+def _report(lines: Sequence[str]) -> None:
+    try:
+        report(lines)
+    except OSError:  # no room for this process's last words either
+        print("\n".join(clean(line) for line in lines), file=sys.stderr)

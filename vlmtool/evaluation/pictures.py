@@ -6,7 +6,8 @@ import io
 
 from PIL import Image as PILImage
 
-from vlmtool.data.picture_file import open_header
+from vlmtool.data.picture_file import DAMAGED, open_header
+from vlmtool.utils.errors import message_lines
 
 
 class PictureError(ValueError):
@@ -33,8 +34,8 @@ def open_picture(data: bytes) -> PILImage.Image:
     """
     try:
         return open_header(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise PictureError(f"not a usable picture ({error})") from error
+    except DAMAGED as error:
+        raise PictureError(f"not a usable picture ({message_lines(error)[0]})") from error
 
 
 def decode_picture(picture: PILImage.Image) -> PILImage.Image:
@@ -45,5 +46,5 @@ def decode_picture(picture: PILImage.Image) -> PILImage.Image:
     """
     try:
         return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, PILImage.DecompressionBombError) as error:
-        raise PictureError(f"a damaged picture ({error})") from error
+    except DAMAGED as error:
+        raise PictureError(f"a damaged picture ({message_lines(error)[0]})") from error

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.files import sync, write_text
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".xlsx")
+SYNC_EVERY = 1.0  # seconds
 _INDEX = re.compile(r"\s*([0-9]{1,18})(?:\.0+)?\s*")
 
 
@@ -147,16 +149,19 @@ class AnswerStore:
         self.folder = folder
         self.path = folder / "predictions.jsonl"
         self.old_path = folder / "predictions.old.jsonl"
+        self._synced = 0.0
 
     def rank_path(self, rank: int) -> Path:
         """Where one of several processes appends."""
         return self.folder / f"predictions.rank{rank}.jsonl"
 
     def append(self, path: Path, answers: Iterable[Answer]) -> None:
-        """Add answers at the end of `path`, on disk when this returns."""
+        """Add answers at the end of `path`: no kill loses them, a power cut at most those of the last second."""
         with open(path, "a", encoding="utf-8") as handle:
             handle.write("".join(answer.line() for answer in answers))
-        sync(path)
+        if time.monotonic() - self._synced >= SYNC_EVERY:  # a disk may need longer for it than a model for an answer
+            sync(path)
+            self._synced = time.monotonic()
 
     def settle(self, keys: Mapping[int, str]) -> dict[int, str]:
         """Bring `predictions.jsonl` to the answers whose key is asked for, each once; one process does this at a time.

@@ -53,7 +53,7 @@ def answer_all(
     batch_size: int | None = 16,
     alive: Callable[[], None] = lambda: None,
 ) -> dict[int, str]:
-    """Answer every sample that `folder` holds no answer to yet; each answer is on disk before the next batch starts.
+    """Answer every sample that `folder` holds no answer to yet; each is written down before the next batch.
 
     With several processes each takes its share and appends to a file of its own; the first merges them at the end. A
     run may be continued with another number of processes or another batch size.

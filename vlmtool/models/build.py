@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from vlmtool.models.encoders.vision import VisionEncoder, load_vision_model
 from vlmtool.models.llm import load_failure, load_llm
 from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
 from vlmtool.models.projectors.base import Projector
-from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean
+from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean, shortened
+
+SHIPPED_PROJECTORS = ("vlmtool.models.projectors.mlp.MLPProjector", "vlmtool.models.projectors.linear.LinearProjector")
+_LLAVA_MLP = re.compile(r"mlp(\d+)x_gelu")  # LLaVA's mm_projector_type
 
 
 def build_llm(
@@ -81,6 +85,8 @@ def build_projector(
     Raises:
         RecipeError: no such class, or it does not take these options.
     """
+    if "." not in type_name:
+        raise RecipeError(_no_projector(type_name))
     cls = import_class(type_name, "projector.type")
     known = [
         name for name in inspect.signature(cls).parameters if name not in ("vision_hidden_size", "llm_hidden_size")
@@ -97,6 +103,21 @@ def build_projector(
     return projector.to(device).requires_grad_(not freeze)
 
 
+def _no_projector(name: str) -> str:
+    """The error for a projector's name that is no dotted path."""
+    classes = {path.rpartition(".")[2]: path for path in SHIPPED_PROJECTORS}
+    lower = {short.lower().removesuffix("projector"): short for short in classes}
+    if depth := _LLAVA_MLP.fullmatch(name):
+        nearest = f" For LLaVA's projector of this name leave `type` out and give depth={depth[1]}."
+    else:
+        match = lower.get(name.lower().removesuffix("projector"))
+        nearest = f" Did you mean '{classes[match]}'?" if match else did_you_mean(name, classes)
+    return (
+        f"projector.type = '{shortened(name)}': not a class or its dotted path.{nearest}\n"
+        f"Shipped: {', '.join(SHIPPED_PROJECTORS)}."
+    )
+
+
 def import_class(dotted: str, where: str) -> type:
     """The class at a dotted path.
 
@@ -107,6 +128,11 @@ def import_class(dotted: str, where: str) -> type:
         RecipeError: there is none.
     """
     module, _, name = dotted.rpartition(".")
+    if not module:
+        raise RecipeError(
+            f"{where} = '{shortened(dotted)}': not a dotted path.\n"
+            "Give a class, or its module and name with dots between: package.module.Class"
+        )
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

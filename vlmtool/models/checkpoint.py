@@ -14,7 +14,7 @@ from torch.serialization import safe_globals
 
 from vlmtool.models.pickled import asks_for, check_tensors, refused_name
 from vlmtool.utils.errors import CheckpointError, UsageError
-from vlmtool.utils.files import atomic_path, write_text
+from vlmtool.utils.files import write_text
 
 FORMAT = 1
 LAST_CHECKPOINT = "last_checkpoint"  # text file in the run folder: the name of the newest checkpoint
@@ -60,12 +60,6 @@ def write_tensors(path: Path, value: Any) -> None:
         while reason is not None and not isinstance(reason, OSError):
             reason = reason.__cause__ or reason.__context__
         raise (reason or error) from error
-
-
-def write_checkpoint(path: Path, meta: dict[str, Any], state_dict: dict[str, Tensor]) -> None:
-    """Write a checkpoint whole or not at all."""
-    with atomic_path(path) as temporary:
-        encode_checkpoint(temporary, meta, state_dict)
 
 
 def read_checkpoint(path: str | Path, what: str = "checkpoint") -> Checkpoint:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmtool.utils.files import sha256, write_json
+from vlmtool.utils.files import read_json, sha256, write_json
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth")
 SHORT = 12  # hex digits by which a hash is told
@@ -71,10 +71,10 @@ def weights_hash(hashes: Mapping[Path, str]) -> str:
 def config_hash(folder: Path) -> str:
     """sha256 of what config.json says the part computes, whoever wrote it; empty where there is none to read."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        said = json.dumps(_without_history(read_json(folder / "config.json")), sort_keys=True)
+    except (OSError, ValueError, RecursionError):
         return ""
-    return hashlib.sha256(json.dumps(_without_history(content), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _without_history(value: Any) -> Any:
@@ -90,11 +90,17 @@ def cache_file() -> Path:
 
 def file_hashes(files: list[Path], anew: bool = False) -> dict[Path, str]:
     """sha256 of each file; `anew` reads every file, whatever is remembered."""
-    known = {} if anew else remembered(files)
-    hashes = {file: known.get(file) or sha256(file) for file in files}
-    if len(known) < len(hashes):
-        remember(hashes)
-    return hashes
+    hashes = {} if anew else remembered(files)
+    read: dict[str, str] = {}
+    for file in files:
+        if file not in hashes:
+            key = _key(file)
+            hashes[file] = sha256(file)
+            if _key(file) == key:  # else it was written to meanwhile, and the hash is of neither content
+                read[key] = hashes[file]
+    if read:
+        _keep(read)
+    return {file: hashes[file] for file in files}
 
 
 def remembered(files: list[Path]) -> dict[Path, str]:
@@ -105,8 +111,12 @@ def remembered(files: list[Path]) -> dict[Path, str]:
 
 def remember(hashes: Mapping[Path, str]) -> None:
     """Keep the hashes of files as they lie there now."""
+    _keep({_key(file): value for file, value in hashes.items()})
+
+
+def _keep(hashes: dict[str, str]) -> None:
     with suppress(OSError):  # a read-only home only costs the time of hashing again
-        write_json(cache_file(), _read_cache() | {_key(file): value for file, value in hashes.items()})
+        write_json(cache_file(), _read_cache() | hashes)
 
 
 def _key(file: Path) -> str:
@@ -116,7 +126,7 @@ def _key(file: Path) -> str:
 
 def _read_cache() -> dict[str, str]:
     try:
-        known = json.loads(cache_file().read_text())
+        known = read_json(cache_file())
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

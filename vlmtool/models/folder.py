@@ -1,6 +1,5 @@
 """The projector's sub-folder of a model folder: `config.json` and `model.safetensors`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from vlmtool.models.build import build_projector, import_class
 from vlmtool.models.checkpoint import safe_load
+from vlmtool.models.lineage import read_projector_config
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.weights import load_weights
 from vlmtool.utils.errors import CheckpointError, RecipeError
@@ -20,7 +20,6 @@ from vlmtool.utils.remote_code import ALLOW, is_own
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-_XTUNER_TYPE = "vlmtool.models.projectors.mlp.MLPProjector"
 
 
 def save_projector(folder: Path, projector_config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -62,20 +61,8 @@ def load_projector(folder: Path, device: torch.device | str = "cpu", trust_remot
 
 
 def _read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
-    """Arguments of `build_projector`, from vlmtool's config.json or XTuner's."""
-    file = folder / CONFIG
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: the config cannot be read: {error}\nIs the folder whole?") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds no JSON object.\nIs the folder whole?")
-    if "visual_hidden_size" in content:  # XTuner's
-        options = {name: content[name] for name in ("depth", "hidden_act", "bias") if name in content}
-        config = dict(type=_XTUNER_TYPE, vision_hidden_size=content["visual_hidden_size"], options=options)
-        config["llm_hidden_size"] = content.get("llm_hidden_size")
-    else:
-        config = {name: content.get(name) for name in ("type", "vision_hidden_size", "llm_hidden_size", "options")}
+    """Arguments of `build_projector`."""
+    file, config = folder / CONFIG, read_projector_config(folder)
     widths = (config["vision_hidden_size"], config["llm_hidden_size"])
     if not (all(isinstance(width, int) for width in widths) and isinstance(config["options"], dict)):
         raise CheckpointError(

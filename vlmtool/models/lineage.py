@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmtool.models.fingerprint import SHORT, Identity, file_hashes
+from vlmtool.models.parts import PARTS
 from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.files import read_json_object
 from vlmtool.utils.terminal import clean, err
 
-PARTS = ("llm", "vision_encoder", "projector")
+_XTUNER_TYPE = "vlmtool.models.projectors.mlp.MLPProjector"
 
 
 @dataclass
@@ -128,6 +130,21 @@ def describe_projector(config: Mapping[str, Any]) -> str:
     said = [key if value is True else f"{key} {value}" for key, value in options.items() if value is not False]
     widths = f"{config.get('vision_hidden_size')} → {config.get('llm_hidden_size')}"
     return ", ".join([f"{name} {widths}", *said])
+
+
+def read_projector_config(folder: Path) -> dict[str, Any]:
+    """{type, vision_hidden_size, llm_hidden_size, options} from a projector's config.json, vlmtool's or XTuner's.
+
+    What the file does not say is None.
+
+    Raises:
+        CheckpointError: there is none to read.
+    """
+    said = read_json_object(folder / "config.json")
+    if "visual_hidden_size" in said:  # XTuner's, which names only a base class
+        options = {name: said[name] for name in ("depth", "hidden_act", "bias") if name in said}
+        said |= {"type": _XTUNER_TYPE, "vision_hidden_size": said["visual_hidden_size"], "options": options}
+    return {name: said.get(name) for name in ("type", "vision_hidden_size", "llm_hidden_size", "options")}
 
 
 def text_hash(value: str | Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from vlmtool.models.complete import check_complete
 from vlmtool.models.pickled import check_pickled_weights
-from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.errors import CheckpointError, message_lines
+from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.remote_code import ALLOW, hub_kernel, needs_remote_code
 
 
@@ -71,7 +72,9 @@ def check_llm_folder(path: Path, trust_remote_code: bool) -> None:
 
 def load_failure(path: Path, error: BaseException) -> str:
     """Why transformers could not load the part at `path`, and what to do."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "Unrecognized configuration class" in str(error) and (other := other_than_model(path)):
+        return f"{path}: this is {other.what}, not a language model.\n{other.remedy}"
+    reason = message_lines(error)[0]
     if needs_remote_code(error):
         return (
             f"{path}: this checkpoint needs code of its own to load, which was not run.\n"

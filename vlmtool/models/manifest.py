@@ -1,6 +1,5 @@
 """`vlmtool.json`: what a model folder is made of, where it comes from, and how to use it."""
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -8,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from vlmtool.models.fingerprint import Identity, file_hashes, remember
 from vlmtool.utils.errors import CheckpointError
-from vlmtool.utils.files import write_json
+from vlmtool.utils.files import read_json_object, write_json
 
 FILE_NAME = "vlmtool.json"
 FORMAT = 1
@@ -143,9 +142,8 @@ def template_text(folder: Path) -> str:
     try:
         if file.is_file():
             return file.read_text(encoding="utf-8")
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return str(settings.get("chat_template") or "")
-    except (OSError, ValueError, AttributeError):
+        return str(read_json_object(folder / "tokenizer_config.json").get("chat_template") or "")
+    except (OSError, ValueError, CheckpointError):
         return ""
 
 
@@ -182,13 +180,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
     file = folder / FILE_NAME
     if not file.is_file():
         return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file}: not readable as JSON: {error}\nWrite the folder again: `vlmtool convert`."
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json_object(file)
+    if content.get("format") != FORMAT:
         raise CheckpointError(f"{file}: not a manifest of format {FORMAT}.\nUse the vlmtool version that wrote it.")
     return content
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.utils.errors import CheckpointError
 
-PARTS = ("vision_encoder", "projector", "llm")
-
 
 def saved_names(model: VisionLanguageModel) -> list[str]:
     """Names of what a checkpoint holds: the trained weights, and always the projector's."""

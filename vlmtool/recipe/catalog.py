@@ -27,6 +27,11 @@ def recipes(pattern: str = "*") -> list[RecipeEntry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
+def default_work_dir(name_or_path: str) -> Path:
+    """Where the runs of a recipe go that is told no other folder."""
+    return Path("work_dirs") / Path(name_or_path).stem
+
+
 def find_recipe(name_or_path: str) -> Path:
     """The file of a shipped name (with or without `.py`) or of a path.
 

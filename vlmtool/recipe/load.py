@@ -10,7 +10,23 @@ from pydantic import BaseModel, ValidationError
 from vlmtool.recipe.catalog import find_recipe
 from vlmtool.recipe.override import apply_overrides
 from vlmtool.recipe.schema import Recipe
-from vlmtool.utils.errors import RecipeError, did_you_mean
+from vlmtool.utils.errors import RecipeError, did_you_mean, message_lines, shortened
+
+# pydantic's kinds of problems in a recipe's words.
+_WORDS = {
+    "float_type": "a number is needed",
+    "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "string_type": "a text is needed",
+    "bool_type": "True or False is needed",
+    "tuple_type": "a list is needed",
+    "dict_type": "a dict is needed",
+    "literal_error": "it takes {expected}",
+    "greater_than": "it must be above {gt}",
+    "greater_than_equal": "it must be at least {ge}",
+    "less_than": "it must be below {lt}",
+    "finite_number": "it must be finite",
+}
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -20,7 +36,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: no such recipe; RecipeError: it cannot be read or says something unknown.
     """
     path = find_recipe(name_or_path)
-    return parse_recipe(apply_overrides(read_sections(path), overrides), str(path))
+    return parse_recipe(apply_overrides(read_sections(path), overrides), str(path), overrides)
 
 
 def read_sections(path: Path) -> dict[str, Any]:
@@ -30,7 +46,7 @@ def read_sections(path: Path) -> dict[str, Any]:
     try:
         sections = Config.fromfile(str(path), lazy_import=True).to_dict()
     except Exception as error:  # a recipe is its user's own code, which may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = message_lines(error)[0]
         raise RecipeError(
             f"{path}: the recipe cannot be read: {type(error).__name__}: {reason}.\n"
             "A recipe is plain Python: `from … import`, `with read_base():`, and sections `name = dict(…)`."
@@ -49,20 +65,34 @@ def plain(value: Any) -> Any:
     return value
 
 
-def parse_recipe(sections: Mapping[str, Any], where: str) -> Recipe:
+def parse_recipe(sections: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
     """Check sections against the schema.
 
     Args:
         where: the file's name, for the error.
+        overrides: what was put over the file's values; an error about one of these does not blame the file.
     """
     try:
         return Recipe.model_validate(plain(sections))
     except ValidationError as error:
         # An unknown key first: a misspelt key is also reported as a missing one.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        section = known_keys([str(part) for part in problems[0]["loc"][:-1]])
+        location = [str(part) for part in problems[0]["loc"]]
+        section = known_keys(location[:-1]) if problems[0]["type"] in ("extra_forbidden", "missing") else []
         keys = f"\nKeys there: {', '.join(section)}." if section else ""
-        raise RecipeError(f"{where}: {_describe(problems[0])}{keys}") from error
+        source = _source(location, where, overrides)
+        raise RecipeError(f"{source}: {_describe(problems[0])}{keys}") from error
+
+
+def _source(location: Sequence[str], where: str, overrides: Sequence[str]) -> str:
+    """Who said what stands at a location: the file, `--set`, or both of them."""
+    has_part = False
+    for override in overrides:
+        names = override.partition("=")[0].strip().split(".")
+        if names == list(location[: len(names)]):
+            return "--set"
+        has_part |= names[: len(location)] == list(location)
+    return f"{where} with --set" if has_part else where
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
@@ -76,19 +106,39 @@ def _describe(problem: Mapping[str, Any]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key} {message}."
-    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}."
+    said = f"{key} = {shortened(repr(problem['input']))}"
+    if problem["type"] == "model_type":
+        keys = _required_keys([part for part in location if not part.isdigit()])  # numbers: of a list of sections
+        return f"{said}: a section is needed, dict({', '.join(f'{name}=…' for name in keys)})."
+    if problem["type"] in _WORDS:
+        return f"{said}: {_WORDS[problem['type']].format(**problem.get('ctx', {}))}."
+    return f"{said}: {message[0].lower()}{message[1:]}."
+
+
+def _required_keys(location: Sequence[str]) -> list[str]:
+    """Keys that the section at `location` cannot do without; all of them where it can do without any."""
+    section = _section_at(location)
+    if section is None:
+        return []
+    fields = section.model_fields
+    return [name for name, field in fields.items() if field.is_required()] or list(fields)
 
 
 def known_keys(location: Sequence[str]) -> list[str]:
     """Keys that may stand in the section at `location`, e.g. ["llm", "lora"]."""
+    section = _section_at(location)
+    return list(section.model_fields) if section is not None else []
+
+
+def _section_at(location: Sequence[str]) -> type[BaseModel] | None:
     section: type[BaseModel] = Recipe
     for name in location:
         field = section.model_fields.get(name)
         inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)] if field else []
         if not inner:
-            return []
+            return None
         section = inner[0]
-    return list(section.model_fields)
+    return section
 
 
 def _is_section(annotation: Any) -> bool:

@@ -1,6 +1,6 @@
 """What may stand in a recipe. Every key is listed here; anything else is refused with the nearest name."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -146,6 +146,11 @@ class Schedule(Section):
     """So many skipped steps in a row end the run."""
     val_every: int | None = Field(None, gt=0)
     sample_every: int | None = Field(None, gt=0)
+    eval: tuple[Annotated[str, Field(pattern=r"^[a-z_]+:.+$")], ...] = ()
+    """Benchmarks to score during training, as NAME:PATH; the first decides which weights are kept as best.pth."""
+    eval_every: int | None = Field(None, gt=0)
+    """Optimiser steps between scores; the last step is always scored."""
+    eval_batch_size: int = Field(16, gt=0)
 
 
 class Runtime(Section):

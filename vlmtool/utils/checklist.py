@@ -7,7 +7,7 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
-from vlmtool.utils.errors import VlmtoolError
+from vlmtool.utils.errors import VlmtoolError, message_lines
 from vlmtool.utils.terminal import clean
 
 Level = Literal["error", "warning", "ok"]
@@ -30,9 +30,14 @@ class Row:
 
 def error_row(what: str, error: VlmtoolError) -> Row:
     """An error's message: its last line, where it has several, is the remedy."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = message_lines(error)
     detail = " ".join(lines[:-1] or lines).removeprefix(f"{what}: ")
     return Row("error", what, detail, lines[-1] if len(lines) > 1 else "")
+
+
+def counted(number: int, what: str) -> str:
+    """`1 checkpoint`, `1,200 checkpoints`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def worst_first(rows: Iterable[Row]) -> list[Row]:

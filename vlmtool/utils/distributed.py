@@ -15,8 +15,14 @@ def is_distributed() -> bool:
 
 
 def rank() -> int:
-    """This process's number, 0 in a single process."""
-    return dist.get_rank() if is_distributed() else int(os.environ.get("RANK", 0))
+    """This process's number, 0 in a single process.
+
+    Before the group is up the environment tells. RANK alone says nothing of processes: some clusters set it for a
+    machine (Kubeflow); torchrun sets LOCAL_RANK with it.
+    """
+    if is_distributed():
+        return dist.get_rank()
+    return int(os.environ.get("RANK", 0)) if "LOCAL_RANK" in os.environ else 0
 
 
 def world_size() -> int:
@@ -35,8 +41,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def sum_over_ranks(values: list[float], device: torch.device | str = "cpu") -> list[float]:
-    """Element-wise sum of `values` over all processes, in float64."""
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Element-wise sum of `values` over all processes, in float64.
+
+    Args:
+        device: of this process; NCCL sums nothing that lies on the CPU.
+    """
     if not is_distributed():
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=device)

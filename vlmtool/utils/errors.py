@@ -28,6 +28,19 @@ class CheckpointError(VlmtoolError):
     """A checkpoint or model folder that is damaged, unsafe or belongs to other parts."""
 
 
+def message_lines(error: BaseException) -> list[str]:
+    """The lines of its message that are not empty, or its name: at least one."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
+def shortened(text: str, longest: int = 100) -> str:
+    """A quoted `text` of at most so many characters: of a longer one the middle is left out."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 3) // 2
+    return f"{text[:half]} … {text[len(text) - half :]}"
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'lora'?"` for the nearest of `choices`, or an empty string."""
     nearest = get_close_matches(name, list(choices), n=1, cutoff=0.5)

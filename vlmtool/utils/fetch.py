@@ -56,7 +56,10 @@ def fetch(
         content, location = _get(at, allow_local, max_bytes, deadline)
         if location is None:
             return content
-        at = urljoin(at, location)
+        try:
+            at = urljoin(at, location)
+        except ValueError as error:
+            raise DataError(f"{url}: redirects to what is no address: {error}.\n{_REMEDY}") from error
     raise DataError(f"{url}: more than {MAX_REDIRECTS} redirects.\n{_REMEDY}")
 
 

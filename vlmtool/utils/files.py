@@ -9,27 +9,43 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import CheckpointError, UsageError
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, what was written there replaces `path`.
 
-    A file and a folder both work. After an error, or a kill, `path` is as it was.
+    A file and a folder both work; a file never replaces a folder. After an error `path` is as it was. After a kill it
+    is the old one or the new one, whole; between the two renames of a folder the old one stands beside it, as
+    `aside(path)`, and the next call for the same `path` puts it back first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    remove(temporary)
+    _settle(path, temporary)
     try:
         yield temporary
         sync(temporary)
-        if path.is_dir():  # a folder cannot be renamed over a filled folder
-            remove(path)
+        if path.is_dir() and temporary.is_dir():  # a folder cannot be renamed over a filled folder
+            os.replace(path, aside(path))
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
+        _settle(path, temporary)
+
+
+def aside(path: Path) -> Path:
+    """Where a folder stands while a new one takes its name."""
+    return path.with_name(f".{path.name}.vlmtool-old")
+
+
+def _settle(path: Path, temporary: Path) -> None:
+    """The old folder goes where the new one has its name, else it gets it back."""
+    remove(temporary)
+    if os.path.lexists(aside(path)):
+        # Renamed before it is deleted, so that a kill leaves nothing half-deleted that could be put back.
+        os.replace(aside(path), temporary if os.path.lexists(path) else path)
         remove(temporary)
 
 
@@ -50,16 +66,19 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or every file below a folder, to disk."""
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    for file in files:
-        with open(file, "rb+") as handle:
-            os.fsync(handle.fileno())
+    """Flush a file, or a folder and all that is below it, to disk."""
+    for entry in (path, *path.rglob("*")):
+        if entry.is_file() or entry.is_dir():
+            _flush(entry)
 
 
 def sync_folder(path: Path) -> None:
     """Flush a folder's list of names to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)  # which is enough, and all that a file without write permission allows
     try:
         os.fsync(descriptor)
     finally:
@@ -83,6 +102,34 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write indented UTF-8 JSON whole or not at all. Floats keep their full precision."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file that belongs to a checkpoint or a part.
+
+    Raises:
+        CheckpointError: it is missing, damaged or something else.
+    """
+    remedy = "Is the folder whole? Copy or download it again."
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}\n{remedy}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no JSON object.\n{remedy}")
+    return content
 
 
 def sha256(path: str | Path) -> str:

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import UsageError, message_lines
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SHIPPED = "vlmtool://"  # a folder inside the installed package
@@ -39,7 +39,7 @@ def local_folder(name: str, what: str) -> Path:
             from huggingface_hub import snapshot_download
         return Path(snapshot_download(name))
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = message_lines(error)[0]
         raise UsageError(
             f"{what}: '{name}' is neither a folder here nor a model that could be fetched ({reason}).\n"
             "Download it first and give its folder."

@@ -1,8 +1,9 @@
 """Checkpoints that bring Python code along, or send for it. It runs only where the user said so."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from vlmtool.utils.files import read_json
 
 ALLOW = "--trust-remote-code (in a recipe: runtime.trust_remote_code = True)"
 _NAMES_A_KERNEL = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
@@ -24,8 +25,8 @@ def hub_kernel(folder: Path) -> str | None:
     It asks nobody: it does so wherever the `kernels` package is installed.
     """
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(folder / "config.json")
+    except (OSError, ValueError):
         return None  # transformers will say what is wrong with it
     return next((name for name in _implementations(content) if "/" in name), None)
 

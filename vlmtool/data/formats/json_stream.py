@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from vlmtool.data.formats.file_head import check_head, not_utf8
 from vlmtool.utils.errors import DataError, UsageError
 
 BLOCK = 1 << 20  # bytes read at a time
@@ -34,7 +35,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """A JSON array, or one record a line; told apart by the first character.
 
     Raises:
-        UsageError: there is no such file. DataError: it is not UTF-8, or an array that is not valid JSON.
+        UsageError: there is no such file. DataError: it is not UTF-8, an array that is not valid JSON, or one object.
     """
     return chain.from_iterable(read_blocks(path))
 
@@ -47,6 +48,7 @@ def read_blocks(path: Path, block: int = BLOCK) -> Iterator[list[Record]]:
     """
     if not path.is_file():
         raise UsageError(f"There is no data file '{path}'.\nPoint to it: --set data.path=FILE (or data.val_path).")
+    check_head(path)
     first = next((text.lstrip()[0] for text, _ in _texts(path, block) if text.strip()), "")
     return (_array if first == "[" else _lines)(path, block)
 
@@ -71,8 +73,7 @@ def _texts(path: Path, block: int) -> Iterator[tuple[str, bool]]:
             try:
                 text = newlines.decode(data, final=last)
             except UnicodeDecodeError as error:
-                where = place - unread + error.start
-                raise DataError(f"{path}: not UTF-8 at byte {where}.\nConvert the file to UTF-8.") from error
+                raise not_utf8(path, place - unread + error.start) from error
             yield text, last
             place += len(data)
 

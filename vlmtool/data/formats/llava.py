@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtool.data.conversation import Content, Conversation, Image, Message, Role
+from vlmtool.data.formats.file_head import no_records
 from vlmtool.data.formats.json_stream import read_records
+from vlmtool.data.formats.record_keys import meant_conversations
 from vlmtool.data.tokenizer import IMAGE_TAG
-from vlmtool.utils.errors import DataError
+from vlmtool.utils.checklist import counted
+from vlmtool.utils.errors import DataError, shortened
 
 ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -44,8 +47,10 @@ def read_conversations(
             without it the first such record raises.
 
     Raises:
-        UsageError: there is no such file. DataError: a record is not as it should be, or the file cannot be read on.
+        UsageError: there is no such file. DataError: a record is not as it should be, the file cannot be read on, or
+            holds none.
     """
+    record = None
     for record in read_records(Path(path)):
         default_id = str(record.number)
         try:
@@ -58,6 +63,8 @@ def read_conversations(
             broken(record.origin, record_id(record.value, default_id), error)
         else:
             yield conversation
+    if record is None:
+        raise no_records(Path(path))
 
 
 def parse_record(record: Any, origin: str, default_id: str, image_position: str = "as_written") -> Conversation:
@@ -69,18 +76,21 @@ def parse_record(record: Any, origin: str, default_id: str, image_position: str 
     if not isinstance(record, dict):
         raise RecordError(f"{origin}: a record is an object {{id, image, conversations}}, not {type(record).__name__}.")
     sample_id = record_id(record, default_id)
-    where = f"{origin}: sample '{sample_id}'"
+    where = f"{origin}: sample '{shortened(sample_id)}'"
     images = _image_paths(record.get("image"), where)
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
-        raise RecordError(f"{where}: 'conversations' must be a list of {{from, value}} with at least one turn.")
+        raise RecordError(
+            f"{where}: 'conversations' must be a list of {{from, value}} with at least one turn."
+            f"{meant_conversations(record)}"
+        )
     left = list(images)
     messages = [_message(turn, left, where, image_position) for turn in turns]
     without_image = sum(message.content.count(IMAGE_TAG) for message in messages if message.role == "user")
     tags = len(images) - len(left) + without_image
     if tags != len(images):
         raise RecordError(
-            f"{where} has {tags} {IMAGE_TAG} tags but {len(images)} images.\n"
+            f"{where} has {counted(tags, f'{IMAGE_TAG} tag')} but {counted(len(images), 'image')}.\n"
             "Add the image or drop the tag; `vlmtool data check` lists every such sample.",
             "tags",
         )
@@ -114,16 +124,16 @@ def _image_paths(value: Any, where: str) -> list[str]:
     paths = _as_list(value)
     for path in paths:
         if not isinstance(path, str):
-            raise RecordError(f"{where}: 'image' must be a path or a list of paths, not {path!r}.")
+            raise RecordError(f"{where}: 'image' must be a path or a list of paths, not {shortened(repr(path))}.")
         if "://" in path:
             raise RecordError(
-                f"{where}: image '{path}' is an address; those in records are not fetched.\n"
+                f"{where}: image '{shortened(path)}' is an address; those in records are not fetched.\n"
                 "Download the pictures and name their files.",
                 "outside",
             )
         if not is_inside(path):
             raise RecordError(
-                f"{where}: image path '{path}' is absolute or leaves the image folder.\n"
+                f"{where}: image path '{shortened(path)}' is absolute or leaves the image folder.\n"
                 "Paths are relative to data.image_folder.",
                 "outside",
             )
@@ -133,11 +143,11 @@ def _image_paths(value: Any, where: str) -> list[str]:
 def _message(turn: Any, images: list[str], where: str, image_position: str) -> Message:
     """One turn; takes the images for its tags from the front of `images`."""
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-        raise RecordError(f"{where}: a turn is {{from, value}} with text as value, not {str(turn)[:80]}.")
+        raise RecordError(f"{where}: a turn is {{from, value}} with text as value, not {shortened(str(turn))}.")
     speaker = turn.get("from")
     role = ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        raise RecordError(f"{where}: a turn is from 'human', 'gpt' or 'system', not {speaker!r}.")
+        raise RecordError(f"{where}: a turn is from 'human', 'gpt' or 'system', not {shortened(repr(speaker))}.")
     text = turn["value"]
     if not text.isascii() and _LONE_SURROGATE.search(text):
         raise RecordError(f"{where}: a turn holds half a character (a lone surrogate such as \\ud800).")

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
+from vlmtool.engine.run_folder import set_later_checkpoints_aside
 from vlmtool.engine.saving import SaveError
 from vlmtool.engine.state import state_folder, superseded
 from vlmtool.models.checkpoint import last_checkpoint
@@ -31,17 +32,22 @@ class SaveHook(Hook):
         self._epochs_done = 0
 
     def before_train(self, runner: Any) -> None:
-        """Note where a resumed run stands."""
+        """Note where a resumed run stands, and put away what an earlier one saved beyond it."""
         self._epochs_done = runner.epoch
+        if is_main():
+            set_later_checkpoints_aside(Path(runner.work_dir), runner.start, runner.iter, runner.epoch)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save if it is time, or if the run has been told to stop."""
+        """Save if it is time, or if the run has been told to stop.
+
+        Not while steps are skipped: nothing is learned in them, and a checkpoint from before the trouble would go.
+        """
         step = runner.iter
         ends_epoch, self._epochs_done = runner.epoch > self._epochs_done, runner.epoch
         must = step == runner.max_iters or runner.train_loop.stop_signal is not None
         if self.epochs and ends_epoch:
             self._save(runner, f"epoch_{runner.epoch}.pth", must)
-        elif must or (self.every is not None and step % self.every == 0):
+        elif must or (self.every is not None and step % self.every == 0 and not runner.train_loop.skipped_in_a_row):
             self._save(runner, f"iter_{step}.pth", must)
 
     def _save(self, runner: Any, name: str, must: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from vlmtool.data.dataset import BadSample
-from vlmtool.engine.log import LogFile
+from vlmtool.data.dataset import BadSample, ConversationDataset
+from vlmtool.engine.log import LogFile, read_log
 from vlmtool.engine.loop import SKIPPED_FILE, StepResult
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.errors import DataError
@@ -19,7 +19,7 @@ MAX_BAD_SHARE = 0.01  # of all samples; more is no accident, and the rest may be
 
 
 class TroubleHook(Hook):
-    """Lists skipped steps with their samples, and bad samples; too many of these end the run."""
+    """Lists skipped steps with their samples, and bad training samples; too many of these end the run."""
 
     def before_train(self, runner: Any) -> None:
         """List what was found bad before the first step."""
@@ -43,21 +43,51 @@ class TroubleHook(Hook):
         self._note(runner, result.bad_samples, runner.iter)
 
     def _note(self, runner: Any, samples: Sequence[BadSample], step: int | None) -> None:
-        known, dataset = runner.train_loop.bad_samples, runner.train_loop.dataloader.dataset
-        new = [sample for sample in dict.fromkeys(samples) if sample.origin not in known]
-        known.update(dict.fromkeys(sample.origin for sample in new))
-        if not new:
-            return
-        file = Path(runner.work_dir) / BAD_SAMPLES_FILE
-        if is_main():
-            log = LogFile(file)
-            for sample in new:
-                log.append({"step": step, **asdict(sample)})
-            named = f"{len(new)} bad samples skipped" if len(new) > 1 else f"bad sample '{new[0].id}' skipped"
-            err().print(clean(f"{named} ({new[0].reason}); listed in {file}"))
-        total = len(dataset) + len(dataset.bad)
-        if len(known) > MAX_BAD_SHARE * total:
-            raise DataError(
-                f"{len(known)} of {total} samples cannot be used, more than {MAX_BAD_SHARE:.0%}: listed in {file}\n"
-                "Mend the data: `vlmtool data check RECIPE --deep` finds all that is wrong with it."
-            )
+        loop = runner.train_loop
+        note_bad_samples(Path(runner.work_dir), loop.dataloader.dataset, loop.bad_samples, samples, step)
+
+
+def note_bad_samples(
+    run_folder: Path,
+    dataset: ConversationDataset,
+    known: dict[str, None],
+    samples: Sequence[BadSample],
+    step: int | None,
+    what: str = "samples",
+) -> None:
+    """List bad samples that are new; called by every rank, with the same ones.
+
+    Args:
+        dataset: that they belong to.
+        known: origins of its bad samples so far; those of `samples` are added.
+        step: in which they were met; None: before the first.
+        what: the samples of this data set, as messages call them.
+
+    Raises:
+        DataError: too many of the data set are bad.
+    """
+    new = [sample for sample in dict.fromkeys(samples) if sample.origin not in known]
+    known.update(dict.fromkeys(sample.origin for sample in new))
+    if not new:
+        return
+    file = run_folder / BAD_SAMPLES_FILE
+    if is_main():
+        _list(file, new, step, what)
+    total = len(dataset) + len(dataset.bad)
+    if len(known) > MAX_BAD_SHARE * total:
+        raise DataError(
+            f"{len(known)} of {total} {what} cannot be used, more than {MAX_BAD_SHARE:.0%}: listed in {file}\n"
+            "Mend the data: `vlmtool data check RECIPE --deep` finds all that is wrong with it."
+        )
+
+
+def _list(file: Path, samples: Sequence[BadSample], step: int | None, what: str) -> None:
+    """Write down those that do not stand in the file yet: a run that goes on meets the same ones again."""
+    listed = {row.get("origin") for row in read_log(file)}
+    new = [sample for sample in samples if sample.origin not in listed]
+    log = LogFile(file)
+    for sample in new:
+        log.append({"step": step, **asdict(sample)})
+    if new:
+        named = f"{len(new)} bad {what}" if len(new) > 1 else f"bad {what[:-1]} '{new[0].id}'"
+        err().print(clean(f"{named} skipped ({new[0].reason}); listed in {file}"))

@@ -7,10 +7,12 @@ import torch
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
+from vlmtool.data.dataset import BadSample, ConversationDataset
 from vlmtool.engine.hooks.board import Board
-from vlmtool.engine.hooks.due import is_due
+from vlmtool.engine.hooks.due import AFTER_SAVING, is_due, is_owed
+from vlmtool.engine.hooks.trouble import note_bad_samples
 from vlmtool.engine.log import LogFile
-from vlmtool.utils.distributed import is_main, sum_over_ranks
+from vlmtool.utils.distributed import gather_lists, is_main, sum_over_ranks
 from vlmtool.utils.terminal import err
 
 LOG_FILE = "val_log.jsonl"
@@ -20,19 +22,36 @@ class ValidationHook(Hook):
     """Mean loss over the supervised tokens of a held-out set, every `every` steps and at the end.
 
     Args:
-        loader: this rank's share of the set.
+        dataset: the whole set, of which bad samples are listed and limited as those of the training are.
+        loader: this rank's share of it.
         every: optimiser steps; None: at the end only.
     """
 
-    def __init__(self, loader: DataLoader[Any], every: int | None) -> None:
-        self.loader, self.every = loader, every
+    priority = AFTER_SAVING
+
+    def __init__(self, dataset: ConversationDataset, loader: DataLoader[Any], every: int | None) -> None:
+        self.dataset, self.loader, self.every = dataset, loader, every
+        self._bad: dict[str, None] = {}
+
+    def before_train(self, runner: Any) -> None:
+        """List what was found bad, and validate where the run before was stopped from it."""
+        self._note(runner, self.dataset.bad, None)
+        if is_owed(runner, self.every, Path(runner.work_dir) / LOG_FILE, "step", [runner.iter]):
+            self._validate(runner)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Validate if it is time."""
         if is_due(runner, self.every):
-            loss = validation_loss(runner, self.loader)
-            if is_main():
-                self._write(Path(runner.work_dir), runner.iter, loss)
+            self._validate(runner)
+
+    def _validate(self, runner: Any) -> None:
+        loss, bad = validation_loss(runner, self.loader)
+        if is_main():
+            self._write(Path(runner.work_dir), runner.iter, loss)
+        self._note(runner, bad, runner.iter)
+
+    def _note(self, runner: Any, samples: list[BadSample], step: int | None) -> None:
+        note_bad_samples(Path(runner.work_dir), self.dataset, self._bad, samples, step, "held-out samples")
 
     def _write(self, folder: Path, step: int, loss: float) -> None:
         err().print(f"step {step}  validation loss {loss:.4f}")
@@ -42,12 +61,16 @@ class ValidationHook(Hook):
 
 
 @torch.no_grad()
-def validation_loss(runner: Any, loader: DataLoader[Any]) -> float:
-    """Summed loss over all ranks divided by the number of supervised tokens; the model's mode is put back."""
+def validation_loss(runner: Any, loader: DataLoader[Any]) -> tuple[float, list[BadSample]]:
+    """Summed loss over all ranks divided by the number of supervised tokens, and the samples that could not be used.
+
+    The model's mode is put back.
+    """
     model = runner.vlm
     was_training = model.training
     model.eval()
     total, count = 0.0, 0.0
+    bad: list[BadSample] = []
     for batch in loader:
         runner.watch.enter(runner.iter - 1, "validating")
         batch = batch.to(runner.device)
@@ -55,7 +78,8 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> float:
             loss = model(batch.input_ids, batch.labels, batch.pixel_values)
         total += loss.total.item()
         count += int(loss.num_tokens)
+        bad += batch.bad_samples
     model.train(was_training)
     runner.watch.enter(runner.iter - 1, "sharing the validation loss")
-    total, count = sum_over_ranks([total, count], runner.device)
-    return total / count
+    total, count, num_bad = sum_over_ranks([total, count, len(bad)], runner.device)
+    return total / count, gather_lists(bad) if num_bad else []
