@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vlmtool.cli.main import app
 from vlmtool.evaluation.benchmark import Benchmark, Scores
-from vlmtool.evaluation.predictions import read_predictions
+from vlmtool.evaluation.files.predictions import read_predictions
 from vlmtool.utils.errors import VlmtoolError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlmtool.evaluation.extract import EXTRACTORS, choose_reading, find_extractor, strict, vlmeval
+from vlmtool.evaluation.reading.extract import EXTRACTORS, choose_reading, find_extractor, strict, vlmeval
 from vlmtool.utils.errors import UsageError
 
 COLOURS = {"A": "red", "B": "green", "C": "blue", "D": "dark blue"}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.judge_server import JudgeServer, serving
-from vlmtool.evaluation import judge as judge_module
-from vlmtool.evaluation.chat_api import ChatClient
-from vlmtool.evaluation.judge import GIVE_UP, ChatJudge, open_judge
+from vlmtool.evaluation.judging import judge as judge_module
+from vlmtool.evaluation.judging.chat_api import ChatClient
+from vlmtool.evaluation.judging.judge import GIVE_UP, ChatJudge, open_judge
 from vlmtool.utils.errors import UsageError, VlmtoolError
 
 KEY = "sk-very-secret-0123456789"

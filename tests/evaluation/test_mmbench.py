@@ -12,8 +12,8 @@ from PIL import Image
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.mmbench import LETTER_CHINESE, LETTER_ENGLISH, MMBench
 from vlmtool.evaluation.evaluate import score_given
-from vlmtool.evaluation.pictures import decode_picture
-from vlmtool.evaluation.predictions import read_predictions
+from vlmtool.evaluation.files.pictures import decode_picture
+from vlmtool.evaluation.files.predictions import read_predictions
 from vlmtool.utils.errors import DataError
 
 DATA = Path(__file__).parents[1] / "data" / "mmbench"

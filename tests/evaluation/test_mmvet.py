@@ -11,9 +11,9 @@ from tests.evaluation.judge_server import serving
 from vlmtool.cli.eval import evaluate
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.mmvet import MMVet, proxy_credit, read_grade
-from vlmtool.evaluation.chat_api import ChatClient
-from vlmtool.evaluation.judge import ChatJudge
-from vlmtool.evaluation.predictions import read_predictions
+from vlmtool.evaluation.files.predictions import read_predictions
+from vlmtool.evaluation.judging.chat_api import ChatClient
+from vlmtool.evaluation.judging.judge import ChatJudge
 from vlmtool.utils.errors import DataError, UsageError, VlmtoolError
 
 QUESTIONS = {

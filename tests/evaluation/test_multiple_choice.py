@@ -11,8 +11,8 @@ from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.benchmarks.multiple_choice import MultipleChoice
 from vlmtool.evaluation.benchmarks.yes_no import YesNo
-from vlmtool.evaluation.choice_table import LETTER_CHINESE, LETTER_ENGLISH
 from vlmtool.evaluation.report import report
+from vlmtool.evaluation.tables.choice_table import LETTER_CHINESE, LETTER_ENGLISH
 from vlmtool.utils.errors import DataError, UsageError
 
 PATHS = ("index", "question", "A", "B", "answer", "category", "image_path")

@@ -3,7 +3,7 @@
 import pytest
 from openpyxl import Workbook
 
-from vlmtool.evaluation.predictions import Answer, AnswerStore, read_predictions
+from vlmtool.evaluation.files.predictions import Answer, AnswerStore, read_predictions
 from vlmtool.utils.errors import DataError, UsageError
 
 

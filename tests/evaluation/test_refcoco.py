@@ -9,7 +9,7 @@ from PIL import Image
 
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.refcoco import RefCOCO
-from vlmtool.evaluation.boxes import FORMS, in_percent, in_picture, in_square, iou, read_percent, read_shares
+from vlmtool.evaluation.reading.boxes import FORMS, in_percent, in_picture, in_square, iou, read_percent, read_shares
 from vlmtool.utils.errors import DataError
 
 SIZE = (400, 200)  # pixels

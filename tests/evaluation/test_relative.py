@@ -12,8 +12,8 @@ from tests.evaluation.judge_server import serving
 from vlmtool.cli.eval import evaluate
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.relative import RelativeScore, read_points
-from vlmtool.evaluation.chat_api import ChatClient
-from vlmtool.evaluation.judge import ChatJudge
+from vlmtool.evaluation.judging.chat_api import ChatClient
+from vlmtool.evaluation.judging.judge import ChatJudge
 from vlmtool.utils.errors import DataError, UsageError
 
 QUESTIONS = [

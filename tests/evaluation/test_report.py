@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from vlmtool.cli.mmbench import mmbench
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
+from vlmtool.evaluation.files.xlsx import CELL_LIMIT, cell_text
 from vlmtool.evaluation.report import report
-from vlmtool.evaluation.xlsx import CELL_LIMIT, cell_text
 from vlmtool.utils.errors import DataError, UsageError
 
 DATA = Path(__file__).parents[1] / "data" / "mmbench"

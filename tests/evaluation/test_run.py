@@ -7,7 +7,7 @@ from vlmtool.chat.generator import GenerationSettings
 from vlmtool.evaluation import batch_size, run
 from vlmtool.evaluation.batch_size import FIRST, MOST_ON_CPU, BatchSize
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
-from vlmtool.evaluation.predictions import read_predictions
+from vlmtool.evaluation.files.predictions import read_predictions
 from vlmtool.evaluation.run import answer_all
 from vlmtool.utils.errors import VlmtoolError
 

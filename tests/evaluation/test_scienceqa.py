@@ -12,7 +12,7 @@ from vlmtool.data.conversation import Image as Picture
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.scienceqa import ScienceQA, read_letter
 from vlmtool.evaluation.catalog import find_data
-from vlmtool.evaluation.predictions import read_predictions
+from vlmtool.evaluation.files.predictions import read_predictions
 from vlmtool.utils.errors import DataError
 
 SUFFIX = "\nAnswer with the option's letter from the given choices directly."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlmtool.evaluation.vqa_text import normalize_answer, soft_accuracy, strip_punctuation
+from vlmtool.evaluation.reading.vqa_text import normalize_answer, soft_accuracy, strip_punctuation
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.yes_no import YesNo
-from vlmtool.evaluation.extract import yes_no_words
+from vlmtool.evaluation.reading.extract import yes_no_words
 from vlmtool.utils.errors import DataError, UsageError
 
 COLUMNS = ("index", "question", "answer", "category", "image")

@@ -15,8 +15,8 @@ from hypothesis.strategies import DrawFn
 
 from tests.fuzz.profiles import fuzz, outcome
 from tests.fuzz.strategies import damaged, json_values, spoiled, texts, to_bytes
-from vlmtool.evaluation.predictions import read_predictions
-from vlmtool.evaluation.xlsx import cell_text, write_xlsx
+from vlmtool.evaluation.files.predictions import read_predictions
+from vlmtool.evaluation.files.xlsx import cell_text, write_xlsx
 from vlmtool.utils.errors import VlmtoolError
 
 answers = st.dictionaries(st.integers(0, 10**18 - 1), texts, min_size=1, max_size=4)

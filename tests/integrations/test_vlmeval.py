@@ -9,7 +9,7 @@ import pytest
 from vlmtool.chat.generator import GenerationSettings, Request
 from vlmtool.data.conversation import Image, Message, assistant, user
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
-from vlmtool.evaluation.pictures import decode_picture
+from vlmtool.evaluation.files.pictures import decode_picture
 from vlmtool.utils.errors import DataError
 
 DATA = Path(__file__).parents[1] / "data" / "mmbench" / "mmbench.tsv"

@@ -10,11 +10,11 @@ from openpyxl import Workbook, load_workbook
 
 from vlmtool.demo.page import write_demo_page
 from vlmtool.demo.proof import Proof, ProofRow
-from vlmtool.evaluation import xlsx
+from vlmtool.evaluation.files import xlsx
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
-from vlmtool.evaluation.predictions import read_predictions
+from vlmtool.evaluation.files.predictions import read_predictions
+from vlmtool.evaluation.files.xlsx import write_xlsx
 from vlmtool.evaluation.report import report
-from vlmtool.evaluation.xlsx import write_xlsx
 from vlmtool.utils.errors import DataError
 
 EVIL = [

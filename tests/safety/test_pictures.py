@@ -26,8 +26,8 @@ from vlmtool.data.image_transform import (
     read_picture,
 )
 from vlmtool.data.picture_file import FORMATS, MAX_PIXELS, MAX_RATIO, MAX_SIDE, check_size
-from vlmtool.evaluation.pictures import PictureError, decode_picture
-from vlmtool.evaluation.pictures import open_picture as open_cell
+from vlmtool.evaluation.files.pictures import PictureError, decode_picture
+from vlmtool.evaluation.files.pictures import open_picture as open_cell
 from vlmtool.utils.errors import DataError
 
 READERS = (open_picture, picture_size, lambda path: read_picture(path.read_bytes(), str(path)))

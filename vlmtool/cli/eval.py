@@ -63,8 +63,8 @@ def evaluate(
     An interrupted run is continued by the same command. NPROC_PER_NODE=8 in front starts eight processes.
     """
     from vlmtool.evaluation.benchmark import Options
-    from vlmtool.evaluation.extract import check_way
-    from vlmtool.evaluation.judge import open_judge
+    from vlmtool.evaluation.judging.judge import open_judge
+    from vlmtool.evaluation.reading.extract import check_way
 
     rows = options.as_batch_size(batch_size)
     given = predictions and options.existing("--predictions", predictions, "Give JSON Lines, JSON, TSV or xlsx.")

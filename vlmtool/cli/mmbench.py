@@ -47,7 +47,7 @@ def mmbench(
     """
     from vlmtool.evaluation.benchmark import Options
     from vlmtool.evaluation.benchmarks.mmbench import MMBench
-    from vlmtool.evaluation.extract import check_way, choose_reading
+    from vlmtool.evaluation.reading.extract import check_way, choose_reading
 
     check_way(score, MMBench, has_predictions=bool(predictions))
     choose_reading(extractor, score)  # a typo is told before anything is read

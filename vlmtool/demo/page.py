@@ -11,7 +11,7 @@ from jinja2 import Environment
 from vlmtool.demo.data import data_paths
 from vlmtool.demo.proof import Proof
 from vlmtool.evaluation.benchmarks.mmbench import MMBench, question_text
-from vlmtool.evaluation.pictures import picture_bytes
+from vlmtool.evaluation.files.pictures import picture_bytes
 from vlmtool.utils.files import write_text
 
 SHOWN = 12  # pictures with a right answer, and as many with a wrong one

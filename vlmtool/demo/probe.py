@@ -13,7 +13,7 @@ from vlmtool.data.conversation import Image
 from vlmtool.demo.data import DemoData
 from vlmtool.demo.scenes import VALUES
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
-from vlmtool.evaluation.pictures import decode_picture, open_picture, picture_bytes
+from vlmtool.evaluation.files.pictures import decode_picture, open_picture, picture_bytes
 
 RIDGE = 10.0  # pull of the weights towards zero, against fitting noise
 BATCH = 256

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmtool.chat.generator import GenerationSettings
 from vlmtool.evaluation.benchmark import Benchmark, Scores
-from vlmtool.evaluation.predictions import AnswerStore, read_predictions
+from vlmtool.evaluation.files.predictions import AnswerStore, read_predictions
 from vlmtool.evaluation.report import report
 from vlmtool.evaluation.run import Generator, answer_all
 from vlmtool.utils.distributed import is_main

@@ -12,7 +12,7 @@ from vlmtool.chat.generator import GenerationSettings, Request
 from vlmtool.chat.generator import Generator as Model
 from vlmtool.data.conversation import Message
 from vlmtool.evaluation.benchmark import Benchmark, Sample
-from vlmtool.evaluation.extract import LIKELIHOOD
+from vlmtool.evaluation.reading.extract import LIKELIHOOD
 from vlmtool.utils.errors import DataError
 
 

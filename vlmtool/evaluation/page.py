@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment
 
 from vlmtool.evaluation.benchmark import Benchmark, Card, as_columns
-from vlmtool.evaluation.pictures import PictureError, decode_picture, open_picture
+from vlmtool.evaluation.files.pictures import PictureError, decode_picture, open_picture
 from vlmtool.utils.files import write_text
 
 MOST_CARDS = 5000  # a browser opens them in two seconds

@@ -15,8 +15,8 @@ from vlmtool.chat.generator import GenerationSettings, Request
 from vlmtool.data.conversation import Image, Message
 from vlmtool.evaluation.batch_size import BatchSize
 from vlmtool.evaluation.benchmark import Benchmark, Sample
-from vlmtool.evaluation.pictures import decode_picture
-from vlmtool.evaluation.predictions import Answer, AnswerStore
+from vlmtool.evaluation.files.pictures import decode_picture
+from vlmtool.evaluation.files.predictions import Answer, AnswerStore
 from vlmtool.utils.distributed import barrier, is_main, rank, world_size
 from vlmtool.utils.errors import VlmtoolError
 from vlmtool.utils.terminal import clean, err, track

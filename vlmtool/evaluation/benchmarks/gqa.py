@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlmtool.evaluation.json_files import field_of, read_json
-from vlmtool.evaluation.llava_files import (
+from vlmtool.evaluation.files.json_files import field_of, read_json
+from vlmtool.evaluation.files.llava_files import (
     data_file,
     first_file,
     is_question_file,

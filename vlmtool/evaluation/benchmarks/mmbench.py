@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import Card, Sample, Scores
 from vlmtool.evaluation.benchmarks.mmbench_table import read_mmbench
-from vlmtool.evaluation.choice_table import LETTER_CHINESE, LETTER_ENGLISH, question_text
-from vlmtool.evaluation.picture_table import Row
-from vlmtool.evaluation.shares import Extracted, hit_of, shares
-from vlmtool.evaluation.table_benchmark import TableBenchmark
-from vlmtool.evaluation.table_cards import as_card
+from vlmtool.evaluation.tables.choice_table import LETTER_CHINESE, LETTER_ENGLISH, question_text
+from vlmtool.evaluation.tables.picture_table import Row
+from vlmtool.evaluation.tables.shares import Extracted, hit_of, shares
+from vlmtool.evaluation.tables.table_benchmark import TableBenchmark
+from vlmtool.evaluation.tables.table_cards import as_card
 
 __all__ = ["ABILITIES", "LETTER_CHINESE", "LETTER_ENGLISH", "MMBench", "question_text"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmtool.evaluation.benchmark import name_some
-from vlmtool.evaluation.choice_table import check_options, read_choice_columns
-from vlmtool.evaluation.picture_table import Row, option_letters, read_rows
+from vlmtool.evaluation.tables.choice_table import check_options, read_choice_columns
+from vlmtool.evaluation.tables.picture_table import Row, option_letters, read_rows
 
 
 @dataclass(frozen=True)

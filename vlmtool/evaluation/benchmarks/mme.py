@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import name_some
-from vlmtool.evaluation.llava_files import as_joined, is_question_file, question_alone, read_question_file
+from vlmtool.evaluation.files.llava_files import as_joined, is_question_file, question_alone, read_question_file
 from vlmtool.evaluation.questions import SHORT, Judged, Question, QuestionBenchmark, Verdict, as_key, mean
-from vlmtool.evaluation.vqa_text import strip_punctuation
+from vlmtool.evaluation.reading.vqa_text import strip_punctuation
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_text
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import Judge, Options
-from vlmtool.evaluation.json_files import field_of, read_json
-from vlmtool.evaluation.judged import JUDGE, JudgedBenchmark
-from vlmtool.evaluation.llava_files import data_file, picture_folder
+from vlmtool.evaluation.files.json_files import field_of, read_json
+from vlmtool.evaluation.files.llava_files import data_file, picture_folder
+from vlmtool.evaluation.judging.judged import JUDGE, JudgedBenchmark
 from vlmtool.evaluation.questions import Judged, Question, Verdict, as_key, mean
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json

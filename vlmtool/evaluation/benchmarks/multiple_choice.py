@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import Sample
-from vlmtool.evaluation.choice_table import check_options, first_rotation, question_text, read_choice_columns
-from vlmtool.evaluation.picture_table import Row, option_letters, read_rows
-from vlmtool.evaluation.shares import Extracted, hit_of, shares
-from vlmtool.evaluation.table_benchmark import TableBenchmark
+from vlmtool.evaluation.tables.choice_table import check_options, first_rotation, question_text, read_choice_columns
+from vlmtool.evaluation.tables.picture_table import Row, option_letters, read_rows
+from vlmtool.evaluation.tables.shares import Extracted, hit_of, shares
+from vlmtool.evaluation.tables.table_benchmark import TableBenchmark
 from vlmtool.utils.errors import DataError
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlmtool.evaluation.json_files import field_of, read_json_lines
-from vlmtool.evaluation.llava_files import (
+from vlmtool.evaluation.files.json_files import field_of, read_json_lines
+from vlmtool.evaluation.files.llava_files import (
     AskedQuestion,
     first_file,
     is_question_file,

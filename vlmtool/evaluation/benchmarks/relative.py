@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import Judge, Scores
-from vlmtool.evaluation.json_files import field_of, read_json_lines
-from vlmtool.evaluation.judged import JudgedBenchmark
-from vlmtool.evaluation.llava_files import data_file, first_file, picture_folder
+from vlmtool.evaluation.files.json_files import field_of, read_json_lines
+from vlmtool.evaluation.files.llava_files import data_file, first_file, picture_folder
+from vlmtool.evaluation.judging.judged import JudgedBenchmark
 from vlmtool.evaluation.questions import Judged, Question, Verdict, as_key
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_text

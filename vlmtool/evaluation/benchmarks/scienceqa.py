@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlmtool.evaluation.json_files import field_of, read_json
-from vlmtool.evaluation.llava_files import data_file, entries_of, picture_folder
+from vlmtool.evaluation.files.json_files import field_of, read_json
+from vlmtool.evaluation.files.llava_files import data_file, entries_of, picture_folder
 from vlmtool.evaluation.questions import LETTER, Judged, Question, QuestionBenchmark, Verdict, mean
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json

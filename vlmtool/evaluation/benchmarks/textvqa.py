@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlmtool.evaluation.json_files import field_of, read_json
-from vlmtool.evaluation.llava_files import (
+from vlmtool.evaluation.files.json_files import field_of, read_json
+from vlmtool.evaluation.files.llava_files import (
     OCR_TOKENS,
     as_joined,
     data_file,
@@ -20,7 +20,7 @@ from vlmtool.evaluation.llava_files import (
     read_question_file,
 )
 from vlmtool.evaluation.questions import SHORT, Judged, Question, QuestionBenchmark, Verdict, as_key, mean
-from vlmtool.evaluation.vqa_text import normalize_answer, soft_accuracy
+from vlmtool.evaluation.reading.vqa_text import normalize_answer, soft_accuracy
 from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.files import write_json
 

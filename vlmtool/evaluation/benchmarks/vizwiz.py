@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmarks.textvqa import read_answers
-from vlmtool.evaluation.json_files import field_of, read_json
-from vlmtool.evaluation.llava_files import (
+from vlmtool.evaluation.files.json_files import field_of, read_json
+from vlmtool.evaluation.files.llava_files import (
     as_joined,
     data_file,
     entries_of,
@@ -19,7 +19,7 @@ from vlmtool.evaluation.llava_files import (
     read_question_file,
 )
 from vlmtool.evaluation.questions import SHORT, Judged, Question, QuestionBenchmark, Verdict, as_key, mean
-from vlmtool.evaluation.vqa_text import normalize_answer, soft_accuracy
+from vlmtool.evaluation.reading.vqa_text import normalize_answer, soft_accuracy
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json
 

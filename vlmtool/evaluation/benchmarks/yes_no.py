@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import Sample
-from vlmtool.evaluation.choice_table import YES_NO, as_yes_no, first_rotation
-from vlmtool.evaluation.extract import Extractor, yes_no_words
-from vlmtool.evaluation.picture_table import Row, read_columns, read_rows
 from vlmtool.evaluation.questions import SHORT
-from vlmtool.evaluation.shares import Extracted, mean
-from vlmtool.evaluation.table_benchmark import TableBenchmark
+from vlmtool.evaluation.reading.extract import Extractor, yes_no_words
+from vlmtool.evaluation.tables.choice_table import YES_NO, as_yes_no, first_rotation
+from vlmtool.evaluation.tables.picture_table import Row, read_columns, read_rows
+from vlmtool.evaluation.tables.shares import Extracted, mean
+from vlmtool.evaluation.tables.table_benchmark import TableBenchmark
 from vlmtool.utils.errors import DataError
 
 

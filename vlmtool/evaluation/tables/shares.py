@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from vlmtool.evaluation.picture_table import Row
+from vlmtool.evaluation.tables.picture_table import Row
 
 Extracted = Mapping[int, str | None]  # by index, what was read out of an answer
 

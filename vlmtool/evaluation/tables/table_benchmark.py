@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 
 from vlmtool.data.conversation import Image, Message, user
 from vlmtool.evaluation.benchmark import Card, Options, Sample, Scores, name_some
-from vlmtool.evaluation.extract import EXTRACTORS, Extractor, choose_reading
-from vlmtool.evaluation.picture_reference import as_name, is_index
-from vlmtool.evaluation.picture_table import Row, check_pictures
-from vlmtool.evaluation.pictures import open_picture, picture_bytes
-from vlmtool.evaluation.predictions import row_index
-from vlmtool.evaluation.shares import Extracted, hit_of
-from vlmtool.evaluation.table_cards import as_card
-from vlmtool.evaluation.xlsx import write_xlsx
+from vlmtool.evaluation.files.pictures import open_picture, picture_bytes
+from vlmtool.evaluation.files.predictions import row_index
+from vlmtool.evaluation.files.xlsx import write_xlsx
+from vlmtool.evaluation.reading.extract import EXTRACTORS, Extractor, choose_reading
+from vlmtool.evaluation.tables.picture_reference import as_name, is_index
+from vlmtool.evaluation.tables.picture_table import Row, check_pictures
+from vlmtool.evaluation.tables.shares import Extracted, hit_of
+from vlmtool.evaluation.tables.table_cards import as_card
 
 
 class TableBenchmark(ABC):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmtool.evaluation.json_files import field_of, read_json_lines
+from vlmtool.evaluation.files.json_files import field_of, read_json_lines
 from vlmtool.utils.errors import DataError
 
 OCR_TOKENS = "Reference OCR token:"

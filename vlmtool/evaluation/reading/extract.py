@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmtool.evaluation.vqa_text import strip_punctuation
+from vlmtool.evaluation.reading.vqa_text import strip_punctuation
 from vlmtool.utils.errors import UsageError, did_you_mean
 
 # (prediction, {letter: option text}) -> letter, "Z" for a refusal, or None where nothing can be read out.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from vlmtool.evaluation.json_files import read_json, read_json_lines
-from vlmtool.evaluation.tsv import read_tsv
-from vlmtool.evaluation.xlsx import read_xlsx
+from vlmtool.evaluation.files.json_files import read_json, read_json_lines
+from vlmtool.evaluation.files.tsv import read_tsv
+from vlmtool.evaluation.files.xlsx import read_xlsx
 from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.files import sync, write_text
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmtool.evaluation.benchmark import Card, CardLine
-from vlmtool.evaluation.picture_table import Row
-from vlmtool.evaluation.pictures import PictureError, picture_bytes
+from vlmtool.evaluation.files.pictures import PictureError, picture_bytes
+from vlmtool.evaluation.tables.picture_table import Row
 
 Entry = Mapping[str, Any]  # of `rows.jsonl`
 

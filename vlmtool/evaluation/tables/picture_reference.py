@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlmtool.evaluation.tsv import TsvRow, TsvTable
+from vlmtool.evaluation.files.tsv import TsvRow, TsvTable
 from vlmtool.utils.errors import DataError
 
 _NUMBER = re.compile(r"[0-9]{1,18}(?:\.0+)?")  # ".0": another tool took the column for numbers

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmtool.data.picture_file import open_header
-from vlmtool.evaluation.picture_reference import as_name, follow_references, is_index
-from vlmtool.evaluation.pictures import PictureError, decode_picture, open_picture, picture_bytes
-from vlmtool.evaluation.tsv import TsvRow, TsvTable, read_tsv
+from vlmtool.evaluation.files.pictures import PictureError, decode_picture, open_picture, picture_bytes
+from vlmtool.evaluation.files.tsv import TsvRow, TsvTable, read_tsv
+from vlmtool.evaluation.tables.picture_reference import as_name, follow_references, is_index
 from vlmtool.utils.errors import DataError
 
 ROTATION_STEP = 1_000_000  # MMBench: rotation r of question i has the index i + r * 10^6

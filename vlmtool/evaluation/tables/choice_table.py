@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlmtool.evaluation.picture_table import Row, read_columns
-from vlmtool.evaluation.tsv import TsvTable
+from vlmtool.evaluation.files.tsv import TsvTable
+from vlmtool.evaluation.tables.picture_table import Row, read_columns
 from vlmtool.utils.errors import DataError
 
 LETTER_ENGLISH = "Answer with the option's letter from the given choices directly."

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlmtool.evaluation.chat_api import ChatClient, Unanswered
+from vlmtool.evaluation.judging.chat_api import ChatClient, Unanswered
 from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.files import sync, sync_folder
 

@@ -1,0 +1,1 @@
+"""Files of others and our own: tables, spreadsheets, JSON, pictures, predictions."""

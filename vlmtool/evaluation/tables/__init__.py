@@ -1,0 +1,1 @@
+"""Benchmarks that are one table with pictures in its cells."""
