@@ -10,8 +10,8 @@ from openpyxl import Workbook, load_workbook
 
 from vlmtool.demo.page import write_demo_page
 from vlmtool.demo.proof import Proof, ProofRow
-from vlmtool.evaluation.files import xlsx
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
+from vlmtool.evaluation.files import xlsx
 from vlmtool.evaluation.files.predictions import read_predictions
 from vlmtool.evaluation.files.xlsx import write_xlsx
 from vlmtool.evaluation.report import report
