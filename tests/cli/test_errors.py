@@ -121,7 +121,10 @@ def test_missing_picture_and_benchmark_file(tmp_path):
 def test_ctrl_c_tells_how_to_go_on(overrides, tmp_path):
     long = sets([*overrides, "schedule.max_steps=10000", "schedule.save_every=1", "schedule.log_every=1"])
     command = [sys.executable, "-m", "vlmtool", "train", RECIPE, "--work-dir", str(tmp_path), *long]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Tests that a script starts in the background inherit an ignored SIGINT, which the run would leave ignored.
+    run = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     assert run.stderr is not None
     next(line for line in run.stderr if line.startswith("step 2/"))  # the first step is saved by now
     run.send_signal(signal.SIGINT)
