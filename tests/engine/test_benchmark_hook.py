@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.engine.command import command, start
+from tests.evaluation import conftest as tables
 from vlmtool.chat.generator import GenerationSettings
 from vlmtool.chat.load import load_chat_model
 from vlmtool.convert.pth_to_hf import pth_to_hf
@@ -15,7 +16,7 @@ from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.run import answer_all
 from vlmtool.models.checkpoint import read_checkpoint
 
-pytest_plugins = ["tests.evaluation.conftest"]
+write_table = tables.write_table
 
 
 @pytest.fixture
