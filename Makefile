@@ -60,9 +60,7 @@ soak: setup
 	$(BIN)/python -m pytest -m "soak and not gpu and not network" $(ARGS)
 
 bench: setup
-	@for file in benchmarks/bench_*.py; do \
-	  [ -e "$$file" ] || { echo "There is no benchmarks/bench_*.py." >&2; exit 1; }; \
-	  echo "$$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -35,8 +35,8 @@ from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.demo.benchmark_files import write_benchmark_files
 from vlmtool.demo.data import data_paths
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
-from vlmtool.evaluation.benchmarks.mmbench_table import ROTATION_STEP
 from vlmtool.evaluation.run import answer_all
+from vlmtool.evaluation.tables.picture_table import ROTATION_STEP
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.models.vlm import VisionLanguageModel
