@@ -94,7 +94,8 @@ def test_the_same_data_elsewhere_are_the_same(run, standins, tmp_path):
     run("run")
     copy = tmp_path / "copy.json"
     copy.write_bytes(standins.data.read_bytes())
-    run("run", f"data.path={str(copy)!r}", "schedule.max_steps=5", resume=True)
+    folder = run("run", f"data.path={str(copy)!r}", "schedule.max_steps=5", resume=True)
+    assert (folder / "iter_5.pth").is_file()
 
 
 def test_more_or_fewer_samples_cannot_be_forced(run, standins, tmp_path):
@@ -112,3 +113,4 @@ def test_a_checkpoint_from_before_lengths_were_recorded_resumes(run):
     del values["plan"]["data"], values["plan"]["lengths"]
     progress.write_text(json.dumps(values))
     run("run", "data.sampler='length'", "schedule.max_steps=5", resume=True)
+    assert (folder / "iter_5.pth").is_file()
