@@ -101,6 +101,17 @@ def test_a_bos_that_is_also_the_eos_may_stand_often(tokenizer_folder):
     assert [row.level for row in check_template(tokenizer, find_template("plain", None))] == ["ok"]
 
 
+def test_a_bos_that_marks_turns_may_stand_often(tokenizer_folder):
+    tokenizer = load_tokenizer(tokenizer_folder)  # as SmolLM2's: its BOS is the <|im_start|> of ChatML
+    tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
+    tokenizer.add_tokens(["<|endoftext|>"], special_tokens=True)
+    assert found(check_template(tokenizer, find_template("qwen_chat", None))) == [
+        ("ok", "qwen_chat: BOS begins each message, answers end in '<|im_end|>'")
+    ]
+    rows = check_template(tokenizer, find_template("internlm2_chat", None))  # prints it once more, as bos_token
+    assert found(rows) == [("error", "BOS '<|im_start|>' stands 3 times in one turn")]
+
+
 def test_tokens_beyond_the_embedding_table_are_an_error(tokenizer):
     rows = check_template(tokenizer, find_template("vicuna", None), vocabulary=len(tokenizer) - 1)
     assert [row.level for row in rows] == ["ok"]  # the image token needs no embedding

@@ -2,14 +2,12 @@
 
 import pytest
 
+from tests.answer_marks import AROUND, WITHOUT_BOS
 from vlmtool.data.conversation import Conversation, Image, Message, assistant, user
 from vlmtool.data.render import IGNORED
-from vlmtool.data.templates.library import find_template, parse_template, template_names
+from vlmtool.data.templates.library import ALIASES, FOLDER, find_template, parse_template, template_names
 from vlmtool.utils.errors import RecipeError, UsageError
 
-ENDS = {
-    "internlm_chat": "<eoa>", "llama3_chat": "<|eot_id|>", "plain": "</s>", "qwen_chat": "<|im_end|>", "vicuna": "</s>"
-}  # fmt: skip
 SYSTEM = Message("system", ("Be brief.",))
 # Answers that begin or end where a tokenizer likes to join: with a line end, with spaces, with a word part.
 ANSWERS = ("It is round.", "\n\nA red circle", "  above é 中 ", "s")
@@ -37,15 +35,15 @@ def supervised_runs(rendered) -> list[list[int]]:
 
 
 def test_every_template_is_known_here():
-    assert set(ENDS) == set(template_names())
+    assert set(AROUND) == set(template_names())
 
 
 @pytest.mark.parametrize("turns", [TURNS[:2], TURNS, (SYSTEM, *TURNS)], ids=["one turn", "four turns", "system turn"])
 def test_the_answers_with_their_ends_are_supervised(name, turns, renderer, tokenizer):
     answers = [turn.content[0] for turn in turns if turn.role == "assistant"]
     runs = supervised_runs(renderer(name).sample(Conversation("a", turns)))
-    lead = " " if name == "vicuna" else ""
-    assert [tokenizer.decode(run) for run in runs] == [f"{lead}{answer}{ENDS[name]}" for answer in answers]
+    before, after = AROUND[name]
+    assert [tokenizer.decode(run) for run in runs] == [before + answer + after for answer in answers]
 
 
 def test_labels_are_the_ids_where_they_are_supervised(name, renderer):
@@ -55,8 +53,9 @@ def test_labels_are_the_ids_where_they_are_supervised(name, renderer):
 
 def test_bos_stands_once_and_first(name, renderer, tokenizer):
     ids = renderer(name).sample(Conversation("a", (SYSTEM, *TURNS))).input_ids
-    if name == "qwen_chat":  # Qwen has no BOS
+    if name in WITHOUT_BOS:
         assert tokenizer.bos_token_id not in ids
+        assert tokenizer.decode(ids).startswith(WITHOUT_BOS[name])
     else:
         assert [place for place, token in enumerate(ids) if token == tokenizer.bos_token_id] == [0]
 
@@ -78,8 +77,12 @@ def test_what_is_supervised_follows_the_prompt(name, renderer):
     assert rendered.labels[len(prompt)] != IGNORED
 
 
-def test_stop_words_end_an_answer(name, renderer, tokenizer):
-    assert tokenizer.convert_tokens_to_ids(ENDS[name]) in renderer(name).stop_ids()
+def test_what_ends_an_answer_in_training_ends_it_in_a_chat(name, renderer, tokenizer):
+    stop_words = find_template(name, None).stop_words
+    end = AROUND[name][1]
+    assert end in (tokenizer.eos_token, *stop_words)
+    token = tokenizer.convert_tokens_to_ids(end)
+    assert token is None or token in renderer(name).stop_ids()
     assert tokenizer.eos_token_id in renderer(name).stop_ids()
 
 
@@ -92,6 +95,12 @@ def test_stop_words_are_not_part_of_the_template():
 def test_an_unknown_name_gives_the_nearest():
     with pytest.raises(UsageError, match="Did you mean 'vicuna'"):
         find_template("vicunna", None)
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_a_further_name_is_the_same_template(alias, name):
+    assert alias in template_names() and not (FOLDER / f"{alias}.jinja").exists()
+    assert find_template(alias, None) == find_template(name, None)
 
 
 def test_no_name_takes_the_tokenizers_own():
@@ -133,3 +142,17 @@ def test_an_answer_is_not_joined_with_the_word_before_it(renderer, tokenizer):
 def test_a_template_prints_what_the_model_was_trained_on(name, text, renderer, tokenizer):
     rendered = renderer(name).sample(Conversation("a", (user("Q"), assistant("A"))))
     assert tokenizer.decode(rendered.input_ids) == text
+
+
+def test_glm4_prints_what_its_own_template_does(renderer, tokenizer):
+    own = "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    turns = (SYSTEM, user("Q"), assistant("A"), user("R"), assistant("B"))
+    messages = [{"role": turn.role, "content": turn.content[0]} for turn in turns]
+    text = tokenizer.apply_chat_template(messages, chat_template=own, tokenize=False)
+    rendered = renderer("glm4_chat").sample(Conversation("a", turns))
+    assert tokenizer.decode(rendered.input_ids) == text + "<|user|>"  # each answer is ended by the next turn's marker
+
+
+def test_gemma_takes_a_system_text_without_a_question(renderer, tokenizer):
+    ids = renderer("gemma").sample(Conversation("a", (SYSTEM, SYSTEM, assistant("A")))).input_ids
+    assert tokenizer.decode(ids) == "<s><start_of_turn>user\nBe brief.\n\nBe brief.\n\nA<end_of_turn>\n"

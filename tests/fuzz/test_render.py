@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from tokenizers import processors
 
+from tests.answer_marks import AROUND
 from tests.fuzz.profiles import fuzz, outcome
 from tests.fuzz.strategies import texts
 from tests.standins import INTERNLM_SPECIAL, SPECIAL, make_tokenizer
@@ -16,14 +17,6 @@ from vlmtool.data.templates.library import find_template, template_names
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.utils.errors import VlmtoolError
 
-# What each template prints between {% generation %} and {% endgeneration %}, around the answer.
-AROUND = {
-    "internlm_chat": ("", "<eoa>"),
-    "llama3_chat": ("", "<|eot_id|>"),
-    "plain": ("", "</s>"),
-    "qwen_chat": ("", "<|im_end|>"),
-    "vicuna": (" ", "</s>"),
-}
 MARKERS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 TOKENIZERS = {"llama": SPECIAL, "internlm": INTERNLM_SPECIAL, "markers": [*SPECIAL, *MARKERS]}
 MARK = "\ue0f1"  # stands for a literal tag while a template is rendered; texts lose it

@@ -33,7 +33,7 @@ def check_template(
     except DataError as error:
         return [Row("error", WHAT, str(error).split("\n")[0], "Name another template in llm.template.")]
     answers = _supervised(both.labels)
-    rows = [*_markers(tokenizer, template, both.input_ids), *_bos(tokenizer, first, both.input_ids)]
+    rows = [*_markers(tokenizer, template, both.input_ids), *_bos(tokenizer, template, first, both.input_ids)]
     ends = [_end(tokenizer, template, renderer.stop_ids(), answer) for answer in answers]
     if len(ends) != 2 or None in ends:
         shown = ", ".join(repr(tokenizer.decode(answer)[-12:]) for answer in answers) or "nothing"
@@ -88,11 +88,13 @@ def _markers(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: li
     ]
 
 
-def _bos(tokenizer: PreTrainedTokenizerBase, first: list[int], both: list[int]) -> list[Row]:
+def _bos(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, first: list[int], both: list[int]) -> list[Row]:
     """BOS belongs once, at the beginning; where the tokenizer has none of its own, there is nothing to say."""
     bos = tokenizer.bos_token_id
     if bos is None or bos == tokenizer.eos_token_id:  # GPT-2's, which ends texts with the same token
         return []
+    if tokenizer.bos_token in template.jinja and "bos_token" not in template.jinja:
+        return []  # a marker of turns: SmolLM2's BOS is the <|im_start|> of ChatML
     text, remedy = repr(tokenizer.bos_token), "Print bos_token once, before the loop over the messages."
     if first.count(bos) > 1:
         return [Row("error", WHAT, f"BOS {text} stands {first.count(bos)} times in one turn", remedy)]
@@ -106,4 +108,5 @@ def _bos(tokenizer: PreTrainedTokenizerBase, first: list[int], both: list[int]) 
 
 
 def _bos_note(tokenizer: PreTrainedTokenizerBase, first: list[int]) -> str:
-    return "BOS once, " if tokenizer.bos_token_id in first else "no BOS, "
+    count = first.count(tokenizer.bos_token_id)
+    return "BOS begins each message, " if count > 1 else "BOS once, " if count else "no BOS, "

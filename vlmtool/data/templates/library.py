@@ -8,6 +8,8 @@ from pathlib import Path
 from vlmtool.utils.errors import RecipeError, UsageError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parent
+# Further names of a template, which XTuner gives to the same strings.
+ALIASES = {"deepseek_moe": "mistral", "deepseekcoder": "deepseek_coder", "mixtral": "mistral"}
 _STOP_WORDS = re.compile(r"\{#-?\s*stop_words:\s*(\[.*?\])\s*-?#\}\s*")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -27,12 +29,14 @@ class ChatTemplate:
 
 
 def template_names() -> list[str]:
-    """Names of the shipped templates, sorted."""
-    return sorted(file.stem for file in FOLDER.glob("*.jinja"))
+    """Names of the shipped templates, sorted; a few have two."""
+    return sorted([*(file.stem for file in FOLDER.glob("*.jinja")), *ALIASES])
 
 
 def find_template(name: str | None, tokenizer_template: str | None) -> ChatTemplate:
     """The template called `name` (shipped, or a .jinja file); None takes the tokenizer's own.
+
+    Whichever of its names is asked for, a template bears the name of its file, so that runs that differ in it agree.
 
     Raises:
         UsageError: no such template. RecipeError: None was asked and the tokenizer has none.
@@ -54,6 +58,7 @@ def find_template(name: str | None, tokenizer_template: str | None) -> ChatTempl
             f"llm.template: there is no template '{name}'.{did_you_mean(name, template_names())}\n"
             f"Shipped: {', '.join(template_names())}; a .jinja file works too."
         )
+    name = ALIASES.get(name, name)
     return parse_template(name, (FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
 
 

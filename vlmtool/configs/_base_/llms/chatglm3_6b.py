@@ -1,0 +1,1 @@
+llm = dict(path="THUDM/chatglm3-6b", template="chatglm3")

@@ -1,0 +1,2 @@
+# Answers come without the <think> block of Qwen3's own template.
+llm = dict(path="Qwen/Qwen3-0.6B", template="qwen_chat")

@@ -1,0 +1,2 @@
+# LLaVA's choice for CLIP, commonly kept for SigLIP.
+vision_encoder = dict(path="google/siglip-so400m-patch14-384", select_layer=-2)
