@@ -134,17 +134,39 @@ def test_results_say_how_they_were_made(command, table, tmp_path, words):
     assert "score" not in metrics and metrics["extractor"] == "vlmeval"
 
 
+@pytest.mark.parametrize("words", [("mmbench",), ("eval", "multiple_choice")])
+def test_chosen_answers_of_a_file_are_scored_as_what_they_are(command, table, tmp_path, words):
+    common = (*words, "--data-path", table)
+    command(*common, "model", "--work-dir", tmp_path / "w", "--score", "likelihood")
+    given = ("--predictions", tmp_path / "w" / "predictions.jsonl")
+    with pytest.raises(DataError, match="predictions.jsonl:1: .*Add --score likelihood"):
+        command(*common, *given, "--work-dir", tmp_path / "g")
+    assert "by option likelihood" in command(*common, *given, "--work-dir", tmp_path / "g", "--score", "likelihood")
+    given = ("--predictions", tmp_path / "g" / "predictions.jsonl")  # the copy says so, too
+    command(*common, *given, "--work-dir", tmp_path / "h", "--score", "likelihood")
+    made, *again = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("w", "g", "h"))
+    assert made["score"] == "likelihood" and {metrics["score"] for metrics in again} == {"likelihood"}
+    assert [metrics["scores"] for metrics in again] == [made["scores"]] * 2
+
+
+def test_written_answers_of_a_file_are_not_scored_as_chosen(command, table, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"index": 0, "prediction": "A"}\n')
+    with pytest.raises(DataError, match="p.jsonl:1: .*Leave --score likelihood out"):
+        command(
+            "mmbench", "--data-path", table, "--predictions", tmp_path / "p.jsonl", "--work-dir", tmp_path / "w",
+            "--score", "likelihood",
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--score", "likelyhood"), "Did you mean 'likelihood'"),
         (("--score", "likelihood", "--extractor", "strict"), "no answer to read"),
-        (("--score", "likelihood", "--predictions", "TABLE"), "has answers already"),
     ],
 )
 @pytest.mark.parametrize("words", [("mmbench",), ("eval", "multiple_choice")])
 def test_contradictions_are_told_before_any_work(command, table, tmp_path, words, arguments, message):
-    arguments = [str(table) if word == "TABLE" else word for word in arguments]
     with pytest.raises(UsageError, match=message):
         command(*words, "model", "--data-path", table, "--work-dir", tmp_path / "w", *arguments)
 

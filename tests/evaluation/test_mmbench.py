@@ -1,29 +1,19 @@
 """MMBench: the scores that independent evaluators gave, and every odd table that one meets."""
 
-import base64
-import io
 import json
 from pathlib import Path
 
 import pytest
 from openpyxl import load_workbook
-from PIL import Image
 
+from tests.evaluation.conftest import picture
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.mmbench import LETTER_CHINESE, LETTER_ENGLISH, MMBench
 from vlmtool.evaluation.evaluate import score_given
-from vlmtool.evaluation.files.pictures import decode_picture
 from vlmtool.evaluation.files.predictions import read_predictions
 from vlmtool.utils.errors import DataError
 
 DATA = Path(__file__).parents[1] / "data" / "mmbench"
-BASE64_OF_TEXT = base64.b64encode(b"this is no picture, but it is longer than any reference to another row").decode()
-
-
-def as_base64(image: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def texts(path: Path) -> list[str]:
@@ -151,64 +141,11 @@ def test_byte_order_mark_windows_lines_and_empty_lines(tmp_path):
     assert [sample.index for sample in MMBench(path, Options(needs_pictures=False)).samples()] == [1]
 
 
-def test_picture_references_are_followed_any_number_of_times(write_table, question):
-    base, rotation = question
-    path = write_table(base, rotation, {"index": "2", "image": "1000000"})
-    benchmark = MMBench(path)
-    assert [benchmark.prompt(sample)[0].images[0].source.size for sample in benchmark.samples()] == [(8, 6)] * 3
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        ("1", "0", "refers in a circle: 0 → 1 → 0"),
-        ("0", "0", "refers in a circle: 0 → 0"),
-        ("5", "0", "refers to index 5, which the file does not have"),
-    ],
-)
-def test_bad_references(write_table, first, second, message):
-    with pytest.raises(DataError, match=message):
-        MMBench(write_table({"index": "0", "image": first}, {"index": "1", "image": second}))
-
-
-@pytest.mark.parametrize(
-    ("cell", "message"),
-    [
-        ("", "column 'image' of index 0: empty"),
-        ("%%%", "not base64"),
-        ("abcde", "not base64"),
-        (BASE64_OF_TEXT, "not a usable picture"),
-        (as_base64(Image.effect_noise((64, 64), 50), "PNG")[:2000], "a damaged picture"),
-    ],
-)
-def test_bad_pictures_are_found_before_the_model_runs(write_table, cell, message):
-    path = write_table({"image": cell})
-    with pytest.raises(DataError, match=rf"table.tsv:2: .*{message}"):
-        MMBench(path)
-    assert MMBench(path, Options(needs_pictures=False)).score({0: "A"}).scores["circular"]["Overall"] == 1
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind"),
-    [("RGBA", "PNG"), ("P", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("L", "JPEG"), ("1", "PNG"), ("I;16", "PNG")],
-)
-def test_every_kind_of_picture_becomes_rgb(write_table, mode, kind):
-    benchmark = MMBench(write_table({"image": as_base64(Image.new(mode, (5, 4)), kind)}))
-    source = decode_picture(benchmark.prompt(benchmark.samples()[0])[0].images[0].source)
-    assert (source.mode, source.size) == ("RGB", (5, 4))
-
-
 def test_question_counts_only_if_every_rotation_is_right(write_table, question):
     benchmark = MMBench(write_table(*question))
     assert benchmark.score({0: "A", 1_000_000: "B"}).scores["circular"]["Overall"] == 1
     scores = benchmark.score({0: "A", 1_000_000: "A"}).scores
     assert [scores[way]["CP"] for way in ("circular", "vanilla_first", "vanilla_all")] == [0, 1, 0.5]
-
-
-def test_circle_that_does_not_lead_back_to_its_start(write_table):
-    rows = [{"index": "0", "image": "1"}, {"index": "1", "image": "2"}, {"index": "2", "image": "1"}]
-    with pytest.raises(DataError, match="refers in a circle: 0 → 1 → 2 → 1"):
-        MMBench(write_table(*rows))
 
 
 def test_missing_rotation_is_counted_and_named(write_table, question):
@@ -347,5 +284,5 @@ def test_fingerprint_follows_text_and_picture(write_table):
 
     same = {fingerprint({}), fingerprint({"index": "5", "category": "another"})}
     assert len(same) == 1
-    others = {fingerprint({"hint": "x"}), fingerprint({"image": as_base64(Image.new("RGB", (2, 2)), "PNG")})}
+    others = {fingerprint({"hint": "x"}), fingerprint({"image": picture(size=(2, 2))})}
     assert len(others | same) == 3

@@ -1,9 +1,12 @@
 """Answers from files, and the store that keeps them."""
 
+import json
+
 import pytest
 from openpyxl import Workbook
 
-from vlmtool.evaluation.files.predictions import Answer, AnswerStore, read_predictions
+from vlmtool.evaluation.files.answer_store import Answer, AnswerStore
+from vlmtool.evaluation.files.predictions import read_predictions
 from vlmtool.utils.errors import DataError, UsageError
 
 
@@ -63,7 +66,7 @@ def test_other_kinds_of_file(tmp_path):
 def test_lone_surrogates_can_be_written_again(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"index": 1, "prediction": "\\ud83d A"}')
-    AnswerStore(tmp_path).replace(read_predictions(path))
+    AnswerStore(tmp_path).replace([Answer(index, text) for index, text in read_predictions(path).items()])
     assert read_predictions(tmp_path / "predictions.jsonl") == {1: "? A"}
 
 
@@ -87,3 +90,27 @@ def test_answers_of_another_model_are_kept_aside_and_found_again(tmp_path):
     store.append(store.path, [Answer(1, "C", "second")])
     assert store.settle({1: "first", 2: "first"}) == {1: "A", 2: "B"}
     assert store.settle({1: "second", 2: "second"}) == {1: "C"}
+
+
+def test_the_record_says_which_answers_were_chosen(tmp_path):
+    store = AnswerStore(tmp_path)
+    store.append(store.path, [Answer(1, "A", "k1", "likelihood"), Answer(2, "B", "k2")])
+    assert store.settle({1: "k1", 2: "k2"}) == {1: "A", 2: "B"}
+    entries = [json.loads(line) for line in store.path.read_text().splitlines()]
+    assert [entry.get("chosen_by") for entry in entries] == ["likelihood", None]
+
+
+def test_chosen_answers_are_not_taken_for_written_ones_nor_the_other_way_round(tmp_path):
+    path = tmp_path / "p.jsonl"
+    chosen, written = (
+        '{"index": 1, "prediction": "A", "chosen_by": "likelihood"}\n',
+        '{"index": 2, "prediction": "B"}\n',
+    )
+    path.write_text(written + chosen)
+    with pytest.raises(DataError, match="p.jsonl:2: .* chosen by likelihood. Add --score likelihood"):
+        read_predictions(path)
+    path.write_text(chosen + written)
+    with pytest.raises(DataError, match="p.jsonl:2: .* Leave --score likelihood out"):
+        read_predictions(path, chosen_by="likelihood")
+    path.write_text(chosen)
+    assert read_predictions(path, chosen_by="likelihood") == {1: "A"}

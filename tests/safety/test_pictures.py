@@ -267,8 +267,8 @@ def test_whatever_pillow_raises_is_about_the_cell(monkeypatch, error):
         raise error
 
     picture = open_cell(saved("PNG"))
-    monkeypatch.setattr(picture, "convert", raises)
-    with pytest.raises(PictureError, match=r"a damaged picture \(.+\)"):
+    monkeypatch.setattr(picture, "load", raises)
+    with pytest.raises(PictureError, match=r"not a usable picture \(.+\)"):
         decode_picture(picture)
     monkeypatch.setattr(PILImage, "open", raises)
     with pytest.raises(PictureError, match=r"not a usable picture \(.+\)"):

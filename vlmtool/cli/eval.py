@@ -67,7 +67,7 @@ def evaluate(
     from vlmtool.evaluation.reading.extract import check_way
 
     rows = options.as_batch_size(batch_size)
-    given = predictions and options.existing("--predictions", predictions, "Give JSON Lines, JSON, TSV or xlsx.")
+    given = options.given_predictions(predictions)
     check_asking(launcher, bits, bool(model or llava or predictions), f"eval {benchmark}")
     if given and benchmark == ALL:
         raise UsageError("eval all: --predictions belongs to one benchmark. Name it in place of all.")
@@ -75,7 +75,7 @@ def evaluate(
     how = Options(pictures, extractor, needs_pictures=not given, ocr_tokens=ocr_tokens, score=score)
     folder = Path(work_dir) if work_dir else Path("work_dirs") / "eval" / benchmark
     check_writable(folder, "--work-dir")
-    check_way(score, has_predictions=bool(given))
+    check_way(score)
 
     def in_place(place: Path) -> Options:
         return replace(how, judge=open_judge(judge_url, judge_model, place, os.environ))

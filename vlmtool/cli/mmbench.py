@@ -49,11 +49,11 @@ def mmbench(
     from vlmtool.evaluation.benchmarks.mmbench import MMBench
     from vlmtool.evaluation.reading.extract import check_way, choose_reading
 
-    check_way(score, MMBench, has_predictions=bool(predictions))
+    check_way(score, MMBench)
     choose_reading(extractor, score)  # a typo is told before anything is read
     rows = options.as_batch_size(batch_size)
     data_file = options.existing("--data-path", data_path, "Give the MMBench TSV, e.g. mmbench_dev_en.tsv.")
-    given = predictions and options.existing("--predictions", predictions, "Give JSON Lines, JSON, TSV or xlsx.")
+    given = options.given_predictions(predictions)
     check_asking(launcher, bits, bool(model or llava or predictions), "mmbench")
     folder = Path(work_dir) if work_dir else Path("work_dirs") / "mmbench" / data_file.stem
     check_writable(folder, "--work-dir")

@@ -48,6 +48,11 @@ def existing(option: str, value: str, advice: str, is_folder_fine: bool = False)
     raise UsageError(f"{option} {value}: {what}. {advice}")
 
 
+def given_predictions(value: str | None) -> Path | None:
+    """The file of --predictions, which must be there if it is named."""
+    return existing("--predictions", value, "Give JSON Lines, JSON, TSV or xlsx.") if value else None
+
+
 def as_batch_size(text: str) -> int | None:
     """A number, or None for "auto"."""
     if text == "auto":

@@ -7,7 +7,9 @@ from typing import Any
 
 from vlmtool.chat.generator import GenerationSettings
 from vlmtool.evaluation.benchmark import Benchmark, Scores
-from vlmtool.evaluation.files.predictions import AnswerStore, read_predictions
+from vlmtool.evaluation.files.answer_store import Answer, AnswerStore
+from vlmtool.evaluation.files.predictions import read_predictions
+from vlmtool.evaluation.reading.extract import chosen_by
 from vlmtool.evaluation.report import report
 from vlmtool.evaluation.run import Generator, answer_all
 from vlmtool.utils.distributed import is_main
@@ -42,10 +44,12 @@ def score_given(benchmark: Benchmark, path: Path, folder: Path) -> Scores:
     """Score the answers of a file; they become the work dir's own.
 
     Raises:
-        DataError: the file is broken, or none of its answers belongs to the benchmark.
+        DataError: the file is broken, none of its answers belongs to the benchmark, or they were chosen by likelihood
+            where the benchmark takes written ones, or the other way round.
     """
     unknown: list[str] = []
-    answers = read_predictions(path, benchmark, unknown.append)
+    way = chosen_by(benchmark)
+    answers = read_predictions(path, benchmark, unknown.append, way)
     if not answers:
         raise DataError(
             f"{path}: none of its {len(unknown)} answers is for a question of {benchmark.data_path}. "
@@ -53,5 +57,5 @@ def score_given(benchmark: Benchmark, path: Path, folder: Path) -> Scores:
         )
     store = AnswerStore(folder)
     if not (store.path.exists() and store.path.samefile(path)):
-        store.replace(answers)
+        store.replace([Answer(index, text, chosen_by=way) for index, text in answers.items()])
     return report(benchmark, answers, folder, {"predictions": str(path)}, unknown)

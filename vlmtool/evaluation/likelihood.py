@@ -1,7 +1,7 @@
 """Scoring by likelihood: the model does not write, it chooses the option that it finds most likely.
 
 Its scores are higher where models say more than a letter, and are not those that papers call exact matching: an answer
-that was chosen never stands in for one that was generated, as the key of its record tells them apart.
+that was chosen never stands in for one that was generated, as its record tells them apart.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from vlmtool.chat.generator import GenerationSettings, Request
 from vlmtool.chat.generator import Generator as Model
 from vlmtool.data.conversation import Message
 from vlmtool.evaluation.benchmark import Benchmark, Sample
-from vlmtool.evaluation.reading.extract import LIKELIHOOD
+from vlmtool.evaluation.reading.extract import chosen_by
 from vlmtool.utils.errors import DataError
 
 
@@ -64,7 +64,7 @@ class LikelihoodGenerator:
 
 def for_scoring(generator: Any, benchmark: Benchmark) -> Any:
     """The generator that answers this benchmark: the model's own, or the one that chooses."""
-    if benchmark.extractor != LIKELIHOOD:
+    if not chosen_by(benchmark):
         return generator
     return LikelihoodGenerator(generator, cast(Choosing, benchmark))
 

@@ -15,8 +15,9 @@ from vlmtool.chat.generator import GenerationSettings, Request
 from vlmtool.data.conversation import Image, Message
 from vlmtool.evaluation.batch_size import BatchSize
 from vlmtool.evaluation.benchmark import Benchmark, Sample
+from vlmtool.evaluation.files.answer_store import Answer, AnswerStore
 from vlmtool.evaluation.files.pictures import decode_picture
-from vlmtool.evaluation.files.predictions import Answer, AnswerStore
+from vlmtool.evaluation.reading.extract import chosen_by
 from vlmtool.utils.distributed import barrier, is_main, rank, world_size
 from vlmtool.utils.errors import VlmtoolError
 from vlmtool.utils.terminal import clean, err, track
@@ -146,6 +147,7 @@ def _answer(
     def read(taken: list[list[Sample]]) -> Any:
         return generator.prepare(_requests([benchmark.prompt(sample) for group in taken for sample in group]))
 
+    way = chosen_by(benchmark)
     with ThreadPoolExecutor(1) as reader:
         taken = batches.take()
         ahead = reader.submit(read, taken)
@@ -163,7 +165,7 @@ def _answer(
                 ahead = reader.submit(read, taken)
                 continue
             samples = [sample for group in batch for sample in group]
-            write([Answer(s.index, text, keys[s.index]) for s, text in zip(samples, texts, strict=True)])
+            write([Answer(s.index, text, keys[s.index], way) for s, text in zip(samples, texts, strict=True)])
             batches.size.grow()
             yield from samples
 

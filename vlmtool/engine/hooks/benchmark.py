@@ -117,7 +117,7 @@ def open_benchmarks(names: Sequence[str]) -> list[tuple[str, Benchmark]]:
 def best_score(folder: Path, name: str, before: int) -> float:
     """The highest score so far of the benchmark `name`; rows of steps that are run again do not count."""
     rows = (row for row in read_log(folder / LOG_FILE) if row.get("benchmark") == name and row.get("step", 0) < before)
-    return max((float(row["score"]) for row in rows), default=float("-inf"))
+    return max((float(row["score"]) for row in rows if row["score"] is not None), default=float("-inf"))
 
 
 def put_beside(source: Path, target: Path) -> None:

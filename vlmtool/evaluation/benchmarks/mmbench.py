@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlmtool.evaluation.benchmark import Card, Sample, Scores
+from vlmtool.evaluation.benchmark import Card, Scores
 from vlmtool.evaluation.benchmarks.mmbench_table import read_mmbench
+from vlmtool.evaluation.tables.choice_benchmark import ChoiceBenchmark
 from vlmtool.evaluation.tables.choice_table import LETTER_CHINESE, LETTER_ENGLISH, question_text
 from vlmtool.evaluation.tables.picture_table import Row
 from vlmtool.evaluation.tables.shares import Extracted, hit_of, shares
-from vlmtool.evaluation.tables.table_benchmark import TableBenchmark
 from vlmtool.evaluation.tables.table_cards import as_card
 
 __all__ = ["ABILITIES", "LETTER_CHINESE", "LETTER_ENGLISH", "MMBench", "question_text"]
@@ -28,7 +28,7 @@ ABILITIES = {
 }
 
 
-class MMBench(TableBenchmark):
+class MMBench(ChoiceBenchmark):
     """One MMBench file: the official TSV, or any other in its form."""
 
     name: ClassVar[str] = "mmbench"
@@ -46,18 +46,6 @@ class MMBench(TableBenchmark):
         """Every rotation of every question, as the file has it."""
         self._table = read_mmbench(data_path, image_folder)
         return self._table.rows
-
-    def text(self, row: Row) -> str:
-        """Hint, question and options."""
-        return question_text(row)
-
-    def shown_text(self, row: Row) -> str:
-        """The same without the request for a letter."""
-        return question_text(row, with_suffix=False)
-
-    def choices(self, sample: Sample) -> tuple[str, ...]:
-        """The letters of its options."""
-        return tuple(self._by_index[sample.index].options)
 
     def group(self, row: Row, same_picture: int) -> int:
         """The rotations of one question."""

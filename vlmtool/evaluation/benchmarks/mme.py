@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import name_some
 from vlmtool.evaluation.files.llava_files import as_joined, is_question_file, question_alone, read_question_file
-from vlmtool.evaluation.questions import SHORT, Judged, Question, QuestionBenchmark, Verdict, as_key, mean
+from vlmtool.evaluation.question_benchmark import QuestionBenchmark
+from vlmtool.evaluation.questions import SHORT, Judged, Question, Verdict, as_key, mean
 from vlmtool.evaluation.reading.vqa_text import strip_punctuation
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_text

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlmtool.evaluation.benchmark import Sample
-from vlmtool.evaluation.tables.choice_table import check_options, first_rotation, question_text, read_choice_columns
+from vlmtool.evaluation.tables.choice_benchmark import ChoiceBenchmark
+from vlmtool.evaluation.tables.choice_table import check_options, first_rotation, read_choice_columns
 from vlmtool.evaluation.tables.picture_table import Row, option_letters, read_rows
 from vlmtool.evaluation.tables.shares import Extracted, hit_of, shares
-from vlmtool.evaluation.tables.table_benchmark import TableBenchmark
 from vlmtool.utils.errors import DataError
 
 
-class MultipleChoice(TableBenchmark):
+class MultipleChoice(ChoiceBenchmark):
     """One such table. Every row is one question; a table of rotations belongs to `mmbench`."""
 
     name: ClassVar[str] = "multiple_choice"
@@ -43,18 +42,6 @@ class MultipleChoice(TableBenchmark):
                 "files, which count a question once. Use: vlmtool mmbench --data-path …"
             )
         return rows
-
-    def text(self, row: Row) -> str:
-        """Hint, question and options."""
-        return question_text(row)
-
-    def shown_text(self, row: Row) -> str:
-        """The same without the request for a letter."""
-        return question_text(row, with_suffix=False)
-
-    def choices(self, sample: Sample) -> tuple[str, ...]:
-        """The letters of its options."""
-        return tuple(self._by_index[sample.index].options)
 
     def total(self, rows: Sequence[Row], extracted: Extracted) -> dict[str, Any]:
         """Accuracy: overall, by l2-category and by category."""

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 from vlmtool.data.picture_file import open_header
 from vlmtool.evaluation.files.json_files import field_of, read_json, read_json_lines
 from vlmtool.evaluation.files.llava_files import data_file, entries_of, picture_folder
-from vlmtool.evaluation.questions import Judged, Question, QuestionBenchmark, Verdict, mean
+from vlmtool.evaluation.question_benchmark import QuestionBenchmark
+from vlmtool.evaluation.questions import Judged, Question, Verdict, mean
 from vlmtool.evaluation.reading.boxes import FORMS, Size, is_box
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json

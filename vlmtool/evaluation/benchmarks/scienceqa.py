@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from vlmtool.evaluation.files.json_files import field_of, read_json
 from vlmtool.evaluation.files.llava_files import data_file, entries_of, picture_folder
-from vlmtool.evaluation.questions import LETTER, Judged, Question, QuestionBenchmark, Verdict, mean
+from vlmtool.evaluation.question_benchmark import QuestionBenchmark
+from vlmtool.evaluation.questions import LETTER, Judged, Question, Verdict, mean
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json
 

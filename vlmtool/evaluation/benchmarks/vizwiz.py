@@ -18,7 +18,8 @@ from vlmtool.evaluation.files.llava_files import (
     question_alone,
     read_question_file,
 )
-from vlmtool.evaluation.questions import SHORT, Judged, Question, QuestionBenchmark, Verdict, as_key, mean
+from vlmtool.evaluation.question_benchmark import QuestionBenchmark
+from vlmtool.evaluation.questions import SHORT, Judged, Question, Verdict, as_key, mean
 from vlmtool.evaluation.reading.vqa_text import normalize_answer, soft_accuracy
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json

@@ -5,7 +5,9 @@ import binascii
 import io
 
 from PIL import Image as PILImage
+from PIL import ImageOps
 
+from vlmtool.data.image_transform import to_rgb
 from vlmtool.data.picture_file import DAMAGED, open_header
 from vlmtool.utils.errors import message_lines
 
@@ -39,12 +41,12 @@ def open_picture(data: bytes) -> PILImage.Image:
 
 
 def decode_picture(picture: PILImage.Image) -> PILImage.Image:
-    """The pixels as RGB, whatever the file holds: palette, transparency, CMYK, grey.
+    """The pixels that training sees: upright, in RGB, whatever the file holds (palette, CMYK, 16 bits of grey …).
 
     Raises:
-        PictureError: the file is cut or damaged.
+        PictureError: the file is cut or damaged, or has 32-bit pixels, whose white is unknown.
     """
     try:
-        return picture.convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(picture))
     except DAMAGED as error:
-        raise PictureError(f"a damaged picture ({message_lines(error)[0]})") from error
+        raise PictureError(f"not a usable picture ({message_lines(error)[0]})") from error

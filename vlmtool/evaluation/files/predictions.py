@@ -1,10 +1,7 @@
-"""Answers that were given already: a file from anywhere, or the work dir's own append-only record."""
+"""Answers that were given already, in a file from anywhere."""
 
-import json
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -12,10 +9,8 @@ from vlmtool.evaluation.files.json_files import read_json, read_json_lines
 from vlmtool.evaluation.files.tsv import read_tsv
 from vlmtool.evaluation.files.xlsx import read_xlsx
 from vlmtool.utils.errors import DataError, UsageError
-from vlmtool.utils.files import sync, write_text
 
 _FORMATS = (".jsonl", ".json", ".tsv", ".xlsx")
-SYNC_EVERY = 1.0  # seconds
 _INDEX = re.compile(r"\s*([0-9]{1,18})(?:\.0+)?\s*")
 
 
@@ -39,17 +34,22 @@ class ByIndex:
 
 
 def read_predictions(
-    path: Path, reading: Reading | None = None, unknown: Callable[[str], None] | None = None
+    path: Path,
+    reading: Reading | None = None,
+    unknown: Callable[[str], None] | None = None,
+    chosen_by: str = "",
 ) -> dict[int, str]:
     """Read the answers of JSON Lines, JSON, TSV or xlsx, by sample; other columns are ignored, an empty answer is kept.
 
     Args:
         reading: the benchmark; entries have `index` and `prediction` unless it says otherwise.
         unknown: gets the place of each entry whose sample the benchmark does not have; it is left out.
+        chosen_by: what every entry must say of itself; see `Answer`.
 
     Raises:
         UsageError: the file's name ends in none of these.
-        DataError: a line cannot be read, or one sample has two different answers. The message names the lines.
+        DataError: a line cannot be read, answers were made in another way than `chosen_by` says, or one sample has two
+            different answers. The message names the lines.
     """
     if path.suffix not in _FORMATS:
         raise UsageError(f"--predictions {path}: unknown kind of file. Use one that ends in {', '.join(_FORMATS)}.")
@@ -58,6 +58,7 @@ def read_predictions(
     lines: dict[int, int] = {}
     for line, cells in _entries(path):
         try:
+            _check_way(cells, chosen_by)
             index, text = reading.index_of(cells), _answer(cells, reading.answer_fields)
         except DataError as error:
             raise DataError(f"{path}:{line}: {error}") from error
@@ -86,6 +87,15 @@ def row_index(entry: Mapping[str, Any]) -> int:
     if match is None:
         raise DataError(f"index '{str(value)[:40]}' is not a whole number of 0 or more. Correct it.")
     return int(match.group(1))
+
+
+def _check_way(entry: Mapping[str, Any], chosen_by: str) -> None:
+    """Answers that a model wrote and those that it chose are never scored as one another."""
+    said = str(entry.get("chosen_by") or "")
+    if said and said != chosen_by:
+        raise DataError(f"this answer was not written but chosen by {said[:40]}. Add --score likelihood.")
+    if chosen_by and not said:
+        raise DataError(f'this answer does not say "chosen_by": "{chosen_by}". Leave --score {chosen_by} out.')
 
 
 def _answer(entry: Mapping[str, Any], fields: Sequence[str]) -> str:
@@ -122,96 +132,3 @@ def _json(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not isinstance(entry, dict):
             raise DataError(f"{path}: entry {number} is not a JSON object.")
         yield number, entry
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer and the key of what was asked: row, prompt, model, settings. No key: a file gave the answer."""
-
-    index: int
-    prediction: str
-    key: str = ""
-
-    def line(self) -> str:
-        """The answer as one line of JSON."""
-        entry: dict[str, Any] = {"index": self.index, "prediction": self.prediction}
-        return json.dumps(entry | ({"key": self.key} if self.key else {}), ensure_ascii=False) + "\n"
-
-
-class AnswerStore:
-    """`predictions.jsonl` in a work dir, and while several processes answer, `predictions.rankN.jsonl` beside it.
-
-    Each answer is appended once and never changed. Answers to another prompt, model or setting move to
-    `predictions.old.jsonl`, from where they are taken again when asked for with the same key.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "predictions.jsonl"
-        self.old_path = folder / "predictions.old.jsonl"
-        self._synced = 0.0
-
-    def rank_path(self, rank: int) -> Path:
-        """Where one of several processes appends."""
-        return self.folder / f"predictions.rank{rank}.jsonl"
-
-    def append(self, path: Path, answers: Iterable[Answer]) -> None:
-        """Add answers at the end of `path`: no kill loses them, a power cut at most those of the last second."""
-        with open(path, "a", encoding="utf-8") as handle:
-            handle.write("".join(answer.line() for answer in answers))
-        if time.monotonic() - self._synced >= SYNC_EVERY:  # a disk may need longer for it than a model for an answer
-            sync(path)
-            self._synced = time.monotonic()
-
-    def settle(self, keys: Mapping[int, str]) -> dict[int, str]:
-        """Bring `predictions.jsonl` to the answers whose key is asked for, each once; one process does this at a time.
-
-        Args:
-            keys: by index, the key of what is asked now, in the order of the samples.
-
-        Returns:
-            By index, the answers at hand.
-        """
-        found = self._all()
-        current = {(answer.index, answer.key): answer for answer in found if keys.get(answer.index) == answer.key}
-        wanted = [current[index, key] for index, key in keys.items() if (index, key) in current]
-        self._keep(found, wanted)
-        return {answer.index: answer.prediction for answer in wanted}
-
-    def settled(self, keys: Mapping[int, str]) -> dict[int, str]:
-        """What `settle` returned, read again without changing anything (for the other processes)."""
-        answers = _whole_lines(self.path) if self.path.exists() else ()
-        return {answer.index: answer.prediction for answer in answers if keys.get(answer.index) == answer.key}
-
-    def replace(self, predictions: Mapping[int, str]) -> None:
-        """Make given answers the content of `predictions.jsonl`; what stood there moves to `predictions.old.jsonl`."""
-        self._keep(self._all(), [Answer(index, text) for index, text in predictions.items()])
-
-    def _keep(self, found: Sequence[Answer], wanted: Sequence[Answer]) -> None:
-        # The old ones first: after a kill between the two writes each answer stands in one file at least.
-        kept = set(wanted)
-        old = list(dict.fromkeys(answer for answer in found if answer not in kept))
-        if old or self.old_path.exists():
-            write_text(self.old_path, "".join(answer.line() for answer in old))
-        write_text(self.path, "".join(answer.line() for answer in wanted))
-        for path in self._rank_paths():
-            path.unlink()
-
-    def _all(self) -> list[Answer]:
-        paths = [self.old_path, self.path, *self._rank_paths()]
-        return [answer for path in paths if path.exists() for answer in _whole_lines(path)]
-
-    def _rank_paths(self) -> list[Path]:
-        return sorted(self.folder.glob("predictions.rank*.jsonl"))
-
-
-def _whole_lines(path: Path) -> Iterator[Answer]:
-    """The answers of an own file. A line that a kill cut short is no answer yet: its row is asked again."""
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            continue
-        match entry:
-            case {"index": int(index), "prediction": str(text)}:
-                yield Answer(index, text, str(entry.get("key", "")))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from vlmtool.evaluation.benchmark import Judge, Options, Scores
-from vlmtool.evaluation.questions import Question, QuestionBenchmark, Verdict
+from vlmtool.evaluation.question_benchmark import QuestionBenchmark
+from vlmtool.evaluation.questions import Question, Verdict
 from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.terminal import track
 

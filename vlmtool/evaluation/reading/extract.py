@@ -147,7 +147,12 @@ def find_extractor(name: str, rules: Mapping[str, Extractor] = EXTRACTORS) -> Ex
     return rules[name]
 
 
-def check_way(way: str, *benchmarks: Any, has_predictions: bool = False) -> None:
+def chosen_by(benchmark: Any) -> str:
+    """What the records of its answers say: "likelihood" where the model chooses, nothing where it writes."""
+    return LIKELIHOOD if benchmark.extractor == LIKELIHOOD else ""
+
+
+def check_way(way: str, *benchmarks: Any) -> None:
     """See that these benchmarks (or their classes) can be scored in that way.
 
     Raises:
@@ -158,8 +163,6 @@ def check_way(way: str, *benchmarks: Any, has_predictions: bool = False) -> None
     open_ended = [benchmark.name for benchmark in benchmarks if not hasattr(benchmark, "choices")]
     if way == LIKELIHOOD and open_ended:
         raise UsageError(f"--score likelihood: {open_ended[0]} has no options to choose from. Leave it out.")
-    if way == LIKELIHOOD and has_predictions:
-        raise UsageError("--score likelihood asks the model; --predictions has answers already. Leave one of them out.")
 
 
 def _as_chosen(prediction: str, options: Mapping[str, str]) -> str:
