@@ -205,6 +205,20 @@ def test_folders_that_are_no_model_say_what_they_are(folders, tmp_path, name, sa
         load(folders.llm, llava=tmp_path / name)
 
 
+def test_a_checkpoint_in_place_of_a_model_is_told_with_how_to_convert_it(folders, tmp_path):
+    checkpoint = tmp_path / "iter_1.pth"
+    checkpoint.touch()
+    command = f"Convert it first: vlmtool convert pth_to_hf %s {checkpoint} SAVE_PATH"
+    for config in ("CONFIG", tmp_path / "recipe.py"):
+        for what, flags in (("MODEL", dict(model=checkpoint)), ("--llava", dict(model=folders.llm, llava=checkpoint))):
+            with pytest.raises(UsageError) as caught:
+                load(**flags)
+            assert (
+                str(caught.value) == f"{what}: '{checkpoint}' is a checkpoint, not a model folder.\n{command % config}"
+            )
+        (tmp_path / "recipe.py").touch()
+
+
 def test_a_language_model_alone_chats_without_images(folders, pictures):
     generator = load(folders.llm)
     assert answer(generator)

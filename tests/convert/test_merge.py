@@ -1,7 +1,10 @@
 """Merged parts, loaded with transformers alone, against base and adapter through peft."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,20 @@ def test_an_adapter_of_nf4_merges_into_the_original_weights(folder, standins, tm
     torch.testing.assert_close(plain_llm(merged).state_dict(), theirs, rtol=0, atol=1e-6)
     tokenizer = AutoTokenizer.from_pretrained(merged)
     assert len(tokenizer) == 384 and tokenizer.chat_template is None  # the base's own
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(folder, standins, tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    number = int(dead.stdout)
+    gone = [tmp_path / f".{name}.tmp{number}" for name in ("merged", "whole")]
+    kept = [tmp_path / f".other.tmp{number}", tmp_path / f".merged.tmp{os.getppid()}"]
+    for path in (*gone, *kept):
+        path.mkdir()
+        (path / "model.safetensors").touch()
+    merge_part(str(standins.llama), str(folder / "llm_adapter"), tmp_path / "merged")
+    assert [path.exists() for path in (*gone, *kept)] == [False, True, True, True]
+    merge_folder(folder, tmp_path / "whole")
+    assert [path.exists() for path in (*gone, *kept)] == [False, False, True, True]
 
 
 def test_the_encoder(folder, standins, tmp_path):

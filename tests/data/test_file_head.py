@@ -87,6 +87,21 @@ def test_a_broken_first_line_of_json_lines_is_a_broken_line(tmp_path, first, tim
     assert broken.error is not None and [record.value for record in others] == RECORDS * times
 
 
+@pytest.mark.parametrize("first", ["{", '{"id": "a"', '{"id": "a", "conversations": [', '{"id": "a",'])
+@pytest.mark.parametrize("second", ['"a text"', '"id": "b", "image": "b.jpg"}', '"id": "b"', '"cut'])
+@pytest.mark.parametrize("times", [1, 2000])
+def test_a_second_line_that_begins_with_a_quote_makes_no_object_of_json_lines(tmp_path, first, second, times):
+    path = written(tmp_path, "\n".join([first, second, *map(json.dumps, RECORDS * times)]))
+    found = [record for record in read_records(path) if record.error is None]
+    assert [record.value for record in found if record.value != "a text"] == RECORDS * times
+
+
+def test_objects_over_many_lines_one_after_the_other_are_told(tmp_path):
+    path = written(tmp_path, "\n".join(json.dumps(record, indent=1) for record in RECORDS))
+    with pytest.raises(WrongFile, match="one object over many lines"):
+        list(read_records(path))
+
+
 def test_an_object_around_the_list_on_one_line_names_the_list(tmp_path):
     path = written(tmp_path, json.dumps({"version": 1, "data": RECORDS}))
     with pytest.raises(DataError, match="Records stand in its list 'data': give that list alone"):

@@ -101,10 +101,13 @@ def test_a_step_without_numbers_is_skipped(run):
     folder = run("moody", *MOODY, "projector.forward_at=[2]", "projector.backward_at=[4]", "schedule.max_steps=6")
     rows = log_rows(folder)
     assert [step for step in rows if rows[step]["skipped"]] == [2, 4]
-    assert math.isnan(rows[2]["loss"]) and math.isfinite(rows[4]["loss"]) and not math.isfinite(rows[4]["grad_norm"])
+    assert rows[2]["loss"] is None and math.isfinite(rows[4]["loss"]) and rows[4]["grad_norm"] is None
     assert all(math.isfinite(rows[step]["loss"]) for step in (1, 3, 5, 6))
     skipped = list(read_log(folder / SKIPPED_FILE))
     assert [row["step"] for row in skipped] == [2, 4] and all(len(row["samples"]) == 4 for row in skipped)
+    for log in folder.glob("*.jsonl"):
+        for line in log.read_text().splitlines():
+            json.loads(line, parse_constant=pytest.fail)  # NaN, Infinity: words that no other reader knows
     weights = read_checkpoint(last_checkpoint(folder)).state_dict
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
 

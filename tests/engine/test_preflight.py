@@ -24,7 +24,7 @@ from vlmtool.models.build import build_llm
 from vlmtool.recipe.catalog import recipes
 from vlmtool.recipe.load import load_recipe
 from vlmtool.recipe.schema import Schedule
-from vlmtool.utils.errors import RecipeError, UsageError
+from vlmtool.utils.errors import CheckpointError, RecipeError, UsageError
 
 CPU = torch.device("cpu")
 
@@ -277,6 +277,41 @@ def test_a_run_to_resume_is_looked_at_in_place_of_the_stage_before(run, dry_run)
     run("run")
     assert dry_run("init_from='none'", options=("--resume",)).of("ok")["resume"].endswith("iter_4.pth' fits")
     assert "resume" in dry_run("projector.depth=3", options=("--resume",)).of("error")
+
+
+def test_the_checkpoint_to_resume_is_looked_into(run, dry_run, standins, tmp_path):
+    """A dry run refuses what the run itself would, with the same words."""
+    by_length = "data.sampler='length'"
+    folder = run("run", by_length)
+    fine = dry_run(by_length, options=("--resume",)).of("ok")["resume"]
+    assert fine.startswith("step 4: ")
+    (tmp_path / "few.json").write_text(json.dumps(json.loads(standins.data.read_text())[:20]))
+    few = f"data.path={str(tmp_path / 'few.json')!r}"
+    for overrides, told in (
+        ((by_length, "llm.lora=dict(r=4, alpha=8)"), "this recipe trains other weights"),
+        ((by_length, "runtime.seed=7"), "draw other batches than before: seed"),
+        ((by_length, "schedule.batch_size=2"), "step_size 4 → 2"),
+        ((by_length, few), "num_samples 32 → 20"),
+        (("data.sampler='random'",), "by_length True → False"),
+    ):
+        assert told in dry_run(*overrides, options=("--resume",)).of("error")["resume"]
+        with pytest.raises(CheckpointError, match=re.escape(told)):
+            run("run", *overrides, resume=True)
+    shutil.rmtree(folder / "iter_4.state")
+    assert "missing or damaged" in dry_run(by_length, options=("--resume",)).of("error")["resume"]
+    (folder / "iter_4.pth").write_bytes((folder / "iter_4.pth").read_bytes()[:-1000])
+    assert "the file is damaged" in dry_run(by_length, options=("--resume",)).of("error")["resume"]
+    (folder / "iter_4.pth").unlink()
+    assert "there is no file" in dry_run(by_length, options=("--resume",)).of("error")["resume"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "\n"])
+def test_an_empty_file_has_no_records(dry_run, tmp_path, content):
+    file = tmp_path / "none.json"
+    file.write_text(content)
+    run = dry_run(f"data.path={str(file)!r}")
+    assert run.exit_code == 1 and list(run.of("error")) == ["no data file"]
+    assert "no record: " in run.of("error")["no data file"] and "answers" not in run.text.partition("ok ")[0]
 
 
 def test_a_work_dir_with_a_run_in_it_is_an_error(run, dry_run):

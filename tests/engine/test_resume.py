@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine.command import command, start
-from tests.engine.conftest import log_rows
+from tests.engine.conftest import PRETRAIN, log_rows
 from vlmtool.engine.schedule import lr_factor
 from vlmtool.models.checkpoint import read_checkpoint, safe_load
 from vlmtool.utils.errors import CheckpointError
@@ -114,3 +115,29 @@ def test_a_checkpoint_from_before_lengths_were_recorded_resumes(run):
     progress.write_text(json.dumps(values))
     run("run", "data.sampler='length'", "schedule.max_steps=5", resume=True)
     assert (folder / "iter_5.pth").is_file()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{", ""])
+def test_a_damaged_state_is_told(run, content):
+    folder = run("run")
+    (folder / "iter_4.state" / "progress.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"missing or damaged: .*progress.json: .*\n.*--resume-from.*init_from"):
+        run("run", "schedule.max_steps=5", resume=True)
+
+
+def test_a_checkpoint_of_something_else_names_the_way_to_start_from_weights(run, tmp_path):
+    other = run("other", "llm.template='vicuna'", "data.pad_to_square=True", recipe=PRETRAIN) / "iter_4.pth"
+    with pytest.raises(CheckpointError, match=r"this recipe trains other weights: \d+ tensors differ.*\n.*init_from"):
+        run("run", resume_from=other)
+    torch.save({"model.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of vlmtool.*\n.*iter_N.pth .*init_from"):
+        run("run", resume_from=tmp_path / "foreign.pth")
+
+
+def test_an_infinite_number_of_a_schedule_comes_back(run):
+    folder = run("run", "schedule.save_every=2", "schedule.max_steps=2")
+    progress = folder / "iter_2.state" / "progress.json"
+    values = json.loads(progress.read_text())
+    values["schedules"][0]["best"] = float("inf")
+    progress.write_text(json.dumps(values))
+    run("run", "schedule.max_steps=3", resume=True)

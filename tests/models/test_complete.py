@@ -32,7 +32,7 @@ def test_a_language_model_without_all_its_weights_is_refused(standins, tmp_path,
     folder = shutil.copytree(standins.llama, tmp_path / "llm")
     load_llm(folder, torch.float32, quantization)
     damage(folder)
-    with pytest.raises(CheckpointError, match=r"\d+ weights that its config.json asks for are not there, first '.+'"):
+    with pytest.raises(CheckpointError, match=r"it lacks \d+ weights? that its config.json asks for, first '.+'"):
         load_llm(folder, torch.float32, quantization)
 
 
@@ -42,7 +42,7 @@ def test_an_encoder_without_all_its_weights_is_refused(standins, tmp_path, damag
     folder = shutil.copytree(getattr(standins, name), tmp_path / name)
     load_encoder_weights(folder, torch.float32)
     damage(folder)
-    with pytest.raises(CheckpointError, match="are not there, first"):
+    with pytest.raises(CheckpointError, match="asks for, first"):
         load_encoder_weights(folder, torch.float32)
 
 

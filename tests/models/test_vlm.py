@@ -142,7 +142,7 @@ def test_lost_image_token_is_reported(vlm):
     inputs = batch((1,))
     inputs["input_ids"] = inputs["input_ids"][:, 1:]
     inputs["labels"] = inputs["labels"][:, 1:]
-    with pytest.raises(ValueError, match="3 image tokens but 1 images give 4"):
+    with pytest.raises(ValueError, match="hold 3 image tokens, but 4 come from 1 image[.]"):
         vlm(**inputs)
 
 

@@ -27,7 +27,7 @@ def test_round_trip_and_report(vlm):
 
 
 def test_strange_and_misshapen_weights_are_refused(vlm):
-    with pytest.raises(CheckpointError, match=r"1 weights for which the model has no place, first 'llm\.x'"):
+    with pytest.raises(CheckpointError, match=r"1 weight for which the model has no place, first 'llm\.x'"):
         load_weights(vlm, {"llm.x": torch.zeros(1)}, "here")
     with pytest.raises(CheckpointError, match="has shape"):
         load_weights(vlm, {"projector.model.0.bias": torch.zeros(3)}, "here")

@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all, whenever the process is killed; JSON that others wrote."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,17 @@ import pytest
 
 from vlmtool.utils import files
 from vlmtool.utils.errors import CheckpointError
-from vlmtool.utils.files import aside, atomic_path, read_json, read_json_object, remove, sync, write_text
+from vlmtool.utils.files import (
+    aside,
+    atomic_path,
+    leftovers,
+    read_json,
+    read_json_object,
+    remove,
+    sync,
+    write_json,
+    write_text,
+)
 
 # Replaces a folder, and dies at the line whose number it is given, of those that run in files.py and in shutil, which
 # deletes: before that line, as a kill between two calls of the system would.
@@ -160,3 +171,24 @@ def test_json_is_read_as_it_was_written(tmp_path):
     for mark in (b"", b"\xef\xbb\xbf"):  # editors of Windows put a mark before it
         (tmp_path / "a.json").write_bytes(mark + json.dumps(value, ensure_ascii=False).encode())
         assert read_json(tmp_path / "a.json") == read_json_object(tmp_path / "a.json") == value
+
+
+def test_a_number_that_is_none_is_null(tmp_path):
+    numbers = [math.nan, math.inf, -math.inf, 1e308, True, "nan"]
+    write_json(tmp_path / "a.json", {"a": numbers, "b": {"c": (math.nan,)}})
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert found == {"a": [None, None, None, 1e308, True, "nan"], "b": {"c": [None]}}
+    assert math.isnan(numbers[0])  # the values themselves stay
+
+
+def test_only_leftovers_of_dead_processes_are_found(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    number = int(dead.stdout)
+    names = (
+        f".hf.tmp{number}", f".hf.tmp{os.getpid()}", f".hf2.tmp{number}", f"hf.tmp{number}", f".hf.tmp{number}x",
+        ".hf.tmp", ".hf.vlmtool-old", "hf", f".xhf.tmp{number}",
+    )  # fmt: skip
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert leftovers(tmp_path / "hf") == [tmp_path / names[0]]
+    assert leftovers(tmp_path / "none" / "hf") == []

@@ -69,8 +69,8 @@ def make_plan(flags: Flags, warn: Warn, force: bool = False) -> ModelPlan:
         raise UsageError("No model was named.\nGive a model folder, or a language model and --llava FOLDER.")
     if flags.llava is not None and flags.adapter is not None:
         raise UsageError("--adapter and --llava exclude each other.\nThe --llava folder holds its own adapter.")
-    model = local_folder(flags.model, "MODEL") if flags.model is not None else None
-    llava = local_folder(flags.llava, "--llava") if flags.llava is not None else None
+    model = _folder(flags.model, "MODEL") if flags.model is not None else None
+    llava = _folder(flags.llava, "--llava") if flags.llava is not None else None
     if model is not None and is_model_folder(model):
         if llava is not None and llava.resolve() != model.resolve():
             raise UsageError(
@@ -96,6 +96,19 @@ def make_plan(flags: Flags, warn: Warn, force: bool = False) -> ModelPlan:
 def is_model_folder(folder: Path) -> bool:
     """A whole vision-language model, vlmtool's or XTuner's, rather than a language model."""
     return read_manifest(folder) is not None or (folder / "projector" / "config.json").is_file()
+
+
+def _folder(name: str, what: str) -> Path:
+    """The folder that a person named; a checkpoint in its place is told with how to make one of it."""
+    path = Path(name).expanduser()
+    if path.suffix == ".pth" and path.is_file():
+        beside = path.with_name("recipe.py")
+        config = beside if beside.is_file() else "CONFIG"
+        raise UsageError(
+            f"{what}: '{name}' is a checkpoint, not a model folder.\n"
+            f"Convert it first: vlmtool convert pth_to_hf {config} {path} SAVE_PATH"
+        )
+    return local_folder(name, what)
 
 
 def _required(model: Path | None) -> Path:

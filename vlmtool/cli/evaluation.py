@@ -65,15 +65,17 @@ def ask(jobs: Sequence[Job], asking: Asking) -> list[Scores]:
     from vlmtool.chat.generator import GenerationSettings
     from vlmtool.chat.load import load_chat_model
     from vlmtool.engine.device import pick_device, start_process_group
+    from vlmtool.engine.orphan import following_launcher
     from vlmtool.evaluation.evaluate import score_model
     from vlmtool.evaluation.likelihood import for_scoring
 
-    start_process_group("pytorch" if "LOCAL_RANK" in os.environ else asking.launcher, pick_device())
-    generator = load_chat_model(device=None, **asking.parts)
-    results = []
-    for job in jobs:
-        longest = asking.max_new_tokens or job.benchmark.max_new_tokens
-        settings = GenerationSettings(longest, temperature=0.0, seed=asking.seed, stop_words=asking.stop_words)
-        asked = for_scoring(generator, job.benchmark)
-        results.append(score_model(job.benchmark, asked, settings, job.folder, asking.batch_size, asking.parts))
+    with following_launcher():
+        start_process_group("pytorch" if "LOCAL_RANK" in os.environ else asking.launcher, pick_device())
+        generator = load_chat_model(device=None, **asking.parts)
+        results = []
+        for job in jobs:
+            longest = asking.max_new_tokens or job.benchmark.max_new_tokens
+            settings = GenerationSettings(longest, temperature=0.0, seed=asking.seed, stop_words=asking.stop_words)
+            asked = for_scoring(generator, job.benchmark)
+            results.append(score_model(job.benchmark, asked, settings, job.folder, asking.batch_size, asking.parts))
     return [scores for scores in results if scores is not None]

@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlmtool.models.damage import damage_of
-from vlmtool.models.fingerprint import (
-    SHORT,
-    Identity,
-    config_hash,
-    file_hashes,
-    remembered,
-    weight_files,
-    weights_hash,
-)
+from vlmtool.models.fingerprint import SHORT, Identity, config_hash, file_hashes, remembered, weight_files, weights_hash
 from vlmtool.models.manifest import FILE_NAME, listed_files
 from vlmtool.utils.hub import PACKAGE, SHIPPED, is_hub_id
 from vlmtool.utils.terminal import track
@@ -153,3 +145,19 @@ def damaged_files(files: list[Path], verify: bool) -> dict[Path, str]:
     """Files that cannot be read, and why; to verify, torch's archives are read whole."""
     reasons = {file: damage_of(file, verify) for file in files}
     return {file: reason for file, reason in reasons.items() if reason is not None}
+
+
+def check_held(path: Path, inside: str, files: Files, recorded: Mapping[str, str], verify: bool) -> Check:
+    """The folder itself (`inside` is empty) or a sub-folder of it ("llm/") against the hashes of its files."""
+    folder = path / inside
+    if not folder.is_dir():
+        return Check("not found here")
+    here = part_here(folder, verify).weights
+    ours = {name: value for name, value in recorded.items() if name.startswith(inside)}
+    for name, value in ours.items():
+        if name in files.differing or name in files.missing:
+            _, found = files.differing.get(name, ("", ""))
+            return Check("differs", value, found, name.removeprefix(inside))
+    if not ours:
+        return Check("not recorded", "", here)
+    return Check("agrees" if here else "not read", here, here)

@@ -8,34 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
-from transformers import PreTrainedModel
 
-from vlmtool.chat.adapter import add_adapter
 from vlmtool.chat.load import pick_device
+from vlmtool.convert.merge_check import adapters_inside, check_origin
+from vlmtool.convert.merge_weights import merged_model
 from vlmtool.convert.parts import copy_files, save_encoder, save_llm
-from vlmtool.convert.target import PROCESSOR_FILES, TOKENIZER_FILES, check_target
+from vlmtool.convert.target import PROCESSOR_FILES, TOKENIZER_FILES, check_target, new_folder
 from vlmtool.models.build import load_encoder_weights
 from vlmtool.models.encoders.vision import VISION_CLASSES
 from vlmtool.models.fingerprint import identity_of, part_hash
 from vlmtool.models.lineage import Guard
 from vlmtool.models.llm import load_llm
-from vlmtool.models.manifest import (
-    MergedAdapter,
-    Part,
-    PartManifest,
-    owner_of_adapter,
-    read_manifest,
-    read_part_manifest,
-    remember_folder,
-    write_manifest,
-)
-from vlmtool.utils.errors import CheckpointError, UsageError
-from vlmtool.utils.files import atomic_path, read_json_object
+from vlmtool.models.manifest import MergedAdapter, Part, PartManifest, read_manifest, remember_folder, write_manifest
+from vlmtool.utils.errors import UsageError
+from vlmtool.utils.files import read_json_object
 from vlmtool.utils.hub import local_folder, recorded_folder
-from vlmtool.utils.terminal import track
 
 # Part → its sub-folder in a model folder.
 _FOLDERS = {"llm": "llm", "vision_encoder": "visual_encoder"}
@@ -73,9 +60,9 @@ def merge_part(
     if part == "vision_encoder" and settings.get("task_type") == "CAUSAL_LM":
         raise UsageError(f"ADAPTER: '{adapter}' is of a language model, '{base}' is an image encoder.\nGive its base.")
     guard = Guard(force)
-    before = _check_origin(base, base_folder, adapter_folder, part, guard)
+    before = check_origin(base, base_folder, adapter_folder, part, guard)
     forced = _once([*before, *guard.overridden])
-    with atomic_path(save_path) as folder:
+    with new_folder(save_path) as folder:
         _write_merged(part, base, base_folder, adapter_folder, folder, place, max_shard_size, forced)
     remember_folder(save_path)
     return save_path
@@ -111,9 +98,9 @@ def merge_folder(
     check_target(save_path, [folder, *bases.values()])
     guard = Guard(force)
     for name, base in bases.items():
-        _check_origin(parts[name].base, base, folder / str(parts[name].adapter), name, guard)
+        check_origin(parts[name].base, base, folder / str(parts[name].adapter), name, guard)
     forced = _once([*manifest.forced, *guard.overridden])
-    with atomic_path(save_path) as target:
+    with new_folder(save_path) as target:
         target.mkdir()
         copy_files(folder, target, (*TOKENIZER_FILES, *PROCESSOR_FILES))
         shutil.copytree(folder / manifest.projector, target / manifest.projector)
@@ -169,39 +156,13 @@ def _write_merged(
     else:
         model = load_llm(base_folder, "auto", device=device)
         save_llm(merged_model(model, adapter), base_folder, target, max_shard_size)
-    inside = (*_inside(base_folder), MergedAdapter(sha256=part_hash(adapter), source=str(adapter)))
+    inside = (*adapters_inside(base_folder), MergedAdapter(sha256=part_hash(adapter), source=str(adapter)))
     origin = identity_of(base_folder)
     manifest = PartManifest(
         part=part, base=base, sha256=origin.weights, config_sha256=origin.config, merged=inside, forced=forced
     )
     write_manifest(target, manifest)
     return manifest
-
-
-def merged_model(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """`model` with the adapter added to its weights, in float32, layer by layer; each keeps its type.
-
-    Raises:
-        CheckpointError: the adapter does not fit, or gives weights that are no finite numbers.
-    """
-    with_adapter: PeftModel = add_adapter(model, adapter)
-    layers = [module for module in with_adapter.modules() if isinstance(module, BaseTunerLayer)]
-    for layer in track(layers, len(layers), "Merging"):
-        _merge_layer(layer, adapter)
-    return with_adapter.unload()
-
-
-def _merge_layer(layer: BaseTunerLayer, adapter: Path) -> None:
-    base: nn.Module = layer.get_base_layer()
-    dtype = base.get_parameter("weight").dtype
-    base.float()  # in 16 bit the sum would be rounded twice
-    try:
-        layer.merge(safe_merge=True)
-    except ValueError as error:
-        raise CheckpointError(f"{adapter}: cannot be merged: {str(error).splitlines()[0]}") from error
-    base.to(dtype)
-    if not torch.isfinite(base.get_parameter("weight")).all():
-        raise CheckpointError(f"{adapter}: merged, a weight is too large for {dtype}.\nGive the base in float32.")
 
 
 def _adapter_settings(adapter: str, folder: Path) -> dict[str, Any]:
@@ -214,45 +175,3 @@ def _adapter_settings(adapter: str, folder: Path) -> dict[str, Any]:
 
 def _is_encoder(base: Path) -> bool:
     return read_json_object(base / "config.json").get("model_type") in VISION_CLASSES
-
-
-def _inside(base: Path) -> tuple[MergedAdapter, ...]:
-    """Adapters that are in the weights of a part already."""
-    manifest = read_part_manifest(base)
-    return manifest.merged if manifest is not None else ()
-
-
-def _check_origin(base: str, base_folder: Path, adapter: Path, part: str, guard: Guard) -> tuple[str, ...]:
-    """The adapter belongs on this base, as far as the manifests beside the two say; what was forced before comes back.
-
-    Raises:
-        UsageError: it is another part's adapter, or the base is quantised.
-        CheckpointError: the base holds other weights than in training, or has the adapter inside.
-    """
-    if "quantization_config" in read_json_object(base_folder / "config.json"):
-        raise UsageError(f"BASE: '{base}' holds quantised weights.\nGive the 16 or 32-bit weights that they came from.")
-    if any(merged.sha256 == part_hash(adapter) for merged in _inside(base_folder)):
-        raise CheckpointError(f"'{base}' has the adapter '{adapter}' inside already.\nUse it as it is.")
-    before = _forced_into(base_folder)
-    owner = owner_of_adapter(adapter)
-    if owner is None:
-        return before
-    name, entry, manifest = owner
-    if name != part:
-        raise UsageError(
-            f"ADAPTER: '{adapter}' is of the {name}, '{base}' is the {part}.\n"
-            f"Give the base that it was trained on: {entry.base}"
-        )
-    if difference := entry.identity.difference(identity_of(base_folder)):
-        kind, then, now = difference
-        guard.refuse(
-            f"'{adapter}' was trained on {entry.base} with {kind} {then}; '{base}' has {kind} {now}.",
-            "Give that base.",
-        )
-    return (*before, *manifest.forced)
-
-
-def _forced_into(base: Path) -> tuple[str, ...]:
-    """What was forced when a merged part that serves as a base was made."""
-    manifest = read_part_manifest(base)
-    return manifest.forced if manifest is not None else ()

@@ -11,6 +11,10 @@ from vlmtool.models.fingerprint import SHORT
 from vlmtool.models.manifest import Part, PartManifest, listed_files
 from vlmtool.utils.files import read_json_object
 
+LOOKED_FOR = (
+    "Looked for: iter_N.pth, a run folder (last_checkpoint), vlmtool.json, adapter_config.json, a part's config.json."
+)
+
 
 @dataclass(frozen=True)
 class PartReport:

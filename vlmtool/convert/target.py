@@ -1,11 +1,13 @@
 """Where a conversion writes: a new folder, or one that a conversion wrote before. Nothing else is ever replaced."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from pathlib import Path
 
 from vlmtool.models.manifest import FILE_NAME, read_manifest, read_part_manifest
 from vlmtool.utils.errors import CheckpointError, UsageError
+from vlmtool.utils.files import atomic_path, leftovers, remove
 
 TOKENIZER_FILES = (
     "tokenizer*.json", "tokenizer.model", "chat_template.jinja", "chat_template.json", "special_tokens_map.json",
@@ -41,6 +43,16 @@ def check_target(save_path: Path, sources: Iterable[Path]) -> None:
             f"SAVE_PATH: '{save_path}' holds '{foreign[0]}', which `vlmtool convert` did not write there.\n"
             "Nothing was touched; give a folder that is not there yet."
         )
+
+
+def new_folder(save_path: Path) -> AbstractContextManager[Path]:
+    """`atomic_path`, once what killed conversions to the same place have left is removed.
+
+    A number of a process says nothing of other machines: two of them do not convert to one place at a time.
+    """
+    for folder in leftovers(save_path):
+        remove(folder)
+    return atomic_path(save_path)
 
 
 def _names(folder: Path) -> set[str]:

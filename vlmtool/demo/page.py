@@ -92,6 +92,7 @@ def loss_curve(run_folder: Path, title: str) -> str:
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in (run_folder / "train_log.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["loss"] is not None]  # skipped: its loss was no number
     steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
     window = max(1, len(losses) // 30)
     smooth = [

@@ -19,9 +19,10 @@ from vlmtool.engine.feed import Feed, build_feed, held_out_loader, train_loader
 from vlmtool.engine.hooks.benchmark import BenchmarkHook, open_benchmarks
 from vlmtool.engine.hooks.samples import SamplesHook
 from vlmtool.engine.hooks.validation import ValidationHook
-from vlmtool.engine.init_from import find_source, setup_of_run, start_stage
+from vlmtool.engine.init_from import find_source, start_stage
 from vlmtool.engine.meta import checkpoint_meta, data_origin, part_origins
 from vlmtool.engine.runner import VlmRunner
+from vlmtool.engine.setups import setup_of_run
 from vlmtool.engine.trainable import PartSummary, check_trainable
 from vlmtool.engine.watch import Watch, common_id
 from vlmtool.models.build import build_llm, build_projector, build_vision_encoder

@@ -7,19 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from vlmtool.data.templates.library import ChatTemplate
-from vlmtool.engine.meta import projector_config
+from vlmtool.engine.setups import setup_of_checkpoint, setup_of_folder
 from vlmtool.models.checkpoint import last_checkpoint, read_checkpoint
-from vlmtool.models.fingerprint import Identity, file_hashes
+from vlmtool.models.fingerprint import file_hashes
 from vlmtool.models.folder import load_tensors
-from vlmtool.models.lineage import Guard, Setup, check_setup, parent_entry, stage_of, text_hash
-from vlmtool.models.manifest import FILE_NAME, Manifest, read_manifest, template_text
+from vlmtool.models.lineage import Guard, Setup, check_setup, parent_entry, stage_of
+from vlmtool.models.manifest import FILE_NAME, Manifest, read_manifest
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import LoadReport, load_weights, saved_names
-from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError, UsageError
-
-Origins = dict[str, dict[str, str]]  # `meta.part_origins`
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,10 @@ def start_stage(
     """
     guard = Guard(force)
     if resume_from is not None:
-        meta, names = _read(resume_from, "resume")
-        check_setup(_setup_of(meta, names), setup, str(resume_from), guard, may_move_on=False)
+        checkpoint = read_checkpoint(resume_from, "resume")
+        meta = checkpoint.meta
+        check_setup(setup_of_checkpoint(meta, checkpoint.state_dict), setup, str(resume_from), guard, may_move_on=False)
+        _check_weights(model, checkpoint.state_dict, resume_from)
         return Start([], meta["parents"], _joined(meta.get("forced", ()), guard.overridden))
     if source is None:
         return Start()
@@ -85,64 +84,13 @@ def start_stage(
         return _from_folder(model, setup, source, manifest, guard)
     checkpoint = read_checkpoint(source, "init_from")
     meta = checkpoint.meta
-    check_setup(_setup_of(meta, checkpoint.state_dict), setup, str(source), guard)
+    check_setup(setup_of_checkpoint(meta, checkpoint.state_dict), setup, str(source), guard)
     report = _load(model, checkpoint.state_dict, source)
     return Start(
         report.loaded,
         [parent_entry(source, meta), *meta["parents"]],
         _joined(meta.get("forced", ()), guard.overridden),
     )
-
-
-def setup_of_run(recipe: Recipe, origins: Origins, template: ChatTemplate, model: VisionLanguageModel) -> Setup:
-    """How this run is put together."""
-    encoder = recipe.vision_encoder
-    return Setup(
-        parts=_parts(origins),
-        template=(template.name, text_hash(template.jinja)),
-        projector=projector_config(recipe, model),
-        select=(encoder.select_layer, encoder.select_strategy),
-        pad_to_square=recipe.data.pad_to_square,
-        trains=frozenset(name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad),
-    )
-
-
-def _setup_of(meta: Mapping[str, Any], names: Iterable[str]) -> Setup:
-    """How a checkpoint was put together; what earlier versions did not record stands in the recipe."""
-    encoder, data = meta["recipe"]["vision_encoder"], meta["recipe"]["data"]
-    pictures = meta.get("pictures", {})
-    return Setup(
-        parts=_parts(meta["parts"]),
-        template=(meta["template"]["name"], text_hash(meta["template"]["jinja"])),
-        projector=meta["projector"],
-        select=(
-            pictures.get("select_layer", encoder.get("select_layer", -2)),
-            pictures.get("select_strategy", encoder.get("select_strategy", "auto")),
-        ),
-        pad_to_square=pictures.get("pad_to_square", data.get("pad_to_square", False)),
-        trains=frozenset(name.partition(".")[0] for name in names),
-    )
-
-
-def _setup_of_folder(folder: Path, manifest: Manifest) -> Setup:
-    encoder = manifest.vision_encoder
-    entries = {"llm": manifest.llm, "vision_encoder": encoder}
-    trained = {name for name, entry in entries.items() if entry.adapter is not None}
-    return Setup(
-        parts={name: (entry.base, entry.identity) for name, entry in entries.items()},
-        template=(manifest.template.name, text_hash(template_text(folder))),
-        projector=manifest.projector_config,
-        select=(encoder.select_layer, encoder.select_strategy),
-        pad_to_square=manifest.pad_to_square,
-        trains=frozenset(trained | {"projector"}),
-    )
-
-
-def _parts(origins: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, Identity]]:
-    return {
-        part: (origin["path"], Identity(origin["sha256"], origin.get("config_sha256", "")))
-        for part, origin in origins.items()
-    }
 
 
 def _from_folder(model: VisionLanguageModel, setup: Setup, folder: Path, manifest: Manifest, guard: Guard) -> Start:
@@ -158,7 +106,7 @@ def _from_folder(model: VisionLanguageModel, setup: Setup, folder: Path, manifes
         if entry.adapter is not None:
             adapter = load_tensors(folder / entry.adapter / "adapter_model.safetensors")
             state |= {prefix + _with_adapter_name(name): value for name, value in adapter.items()}
-    check_setup(_setup_of_folder(folder, manifest), setup, str(folder), guard)
+    check_setup(setup_of_folder(folder, manifest), setup, str(folder), guard)
     projector = load_tensors(folder / manifest.projector / "model.safetensors")
     state |= {f"projector.{name}": value for name, value in projector.items()}
     report = _load(model, state, folder)
@@ -178,16 +126,25 @@ def _load(model: VisionLanguageModel, state: Mapping[str, Tensor], source: Path)
     fresh = [name for name in report.fresh if name.startswith("projector.")]
     if fresh:
         raise CheckpointError(
-            f"{source}: has {len(fresh)} weights of the projector too few, first '{fresh[0]}'.\n"
+            f"{source}: has {counted(len(fresh), 'weight')} of the projector too few, first '{fresh[0]}'.\n"
             "Give the recipe the projector of the stage before."
         )
     return report
 
 
-def _read(checkpoint: Path, what: str) -> tuple[dict[str, Any], list[str]]:
-    """Meta of a checkpoint, and the names of its weights."""
-    content = read_checkpoint(checkpoint, what)
-    return content.meta, list(content.state_dict)
+def _check_weights(model: VisionLanguageModel, state: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """The checkpoint to go on from holds the very weights that this run trains."""
+    own = dict(model.named_parameters())
+    now = {name: tuple(own[name].shape) for name in saved_names(model)}
+    then = {name: tuple(value.shape) for name, value in state.items()}
+    differing = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    if differing:
+        first = differing[0]
+        raise CheckpointError(
+            f"{checkpoint}: this recipe trains other weights: {counted(len(differing), 'tensor')} differ in name or "
+            f"shape, first '{first}' ({then.get(first, 'none')} → {now.get(first, 'none')}).\n"
+            "Resume with the recipe it was trained with, or start from its weights (init_from) without --resume."
+        )
 
 
 def _with_adapter_name(name: str) -> str:

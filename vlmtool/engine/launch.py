@@ -74,7 +74,7 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
     threads = max(1, (os.cpu_count() or 1) // launch.num_processes)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))
-    os.environ[LAUNCHED] = "1"
+    os.environ[LAUNCHED] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=launch.num_nodes,
         max_nodes=launch.num_nodes,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlmtool.utils.files import finite
 from vlmtool.utils.terminal import clean, err
 
 
@@ -17,11 +18,11 @@ class LogFile:
         self._is_failing = False
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a row at the end of the file."""
+        """Write a row at the end of the file; null for a number that is none or infinite."""
         try:
             with open(self.path, "a+b") as file:
                 start = b"" if _ends_a_line(file) else b"\n"  # a row before was cut short
-                file.write(start + json.dumps(row).encode() + b"\n")
+                file.write(start + json.dumps(finite(row), allow_nan=False).encode() + b"\n")
         except OSError as error:
             if not self._is_failing:
                 err().print(clean(f"{self.path} cannot be written to: {error.strerror}. The run goes on."))

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlmtool.data.sampler import StepPlan
 from vlmtool.engine.schedule import WarmupDecayLR
 from vlmtool.models.checkpoint import safe_load, write_tensors
 from vlmtool.models.fingerprint import SHORT
 from vlmtool.models.lineage import Guard
 from vlmtool.utils.distributed import is_main, rank
 from vlmtool.utils.errors import CheckpointError
-from vlmtool.utils.files import write_json
+from vlmtool.utils.files import read_json, write_text
 from vlmtool.utils.terminal import err
 
 SAVE_ID = "save_id"  # the same in a checkpoint and in its state
@@ -46,25 +47,22 @@ def write_common_state(folder: Path, runner: Any, save_id: str) -> None:
     write_tensors(folder / "optimizer.pt", runner.optim_wrapper.state_dict())
     progress = {
         SAVE_ID: save_id,
-        "plan": plan_values(runner),
+        "plan": plan_values(runner.train_dataloader.batch_sampler.plan, runner.meta["data"]["sha256"]),
         "schedules": schedule_states(runner),
         "loop": runner.train_loop.state(),
     }
-    write_json(folder / PROGRESS_FILE, progress)
+    # Read by us alone, and exactly: a schedule of mmengine's own may hold an infinite number, which strict JSON lacks.
+    write_text(folder / PROGRESS_FILE, json.dumps(progress, indent=2) + "\n")
 
 
 def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any, guard: Guard) -> None:
     """Put the state back. What the recipe says of the schedule holds from here on, also where it was changed.
 
-    Args:
-        meta: of the checkpoint; its save id finds the state that was written with it.
-        guard: asked where the run now learns from other samples.
-
     Raises:
-        CheckpointError: the state is missing or damaged, or the run now draws other batches.
+        CheckpointError: as `check_state` does, or the optimiser's state does not fit.
     """
-    folder, progress = _matching_state(checkpoint, meta.get(SAVE_ID))
-    _check_plan(checkpoint, {"data": meta["data"].get("sha256"), **progress["plan"]}, plan_values(runner), guard)
+    plan = runner.train_dataloader.batch_sampler.plan
+    folder, progress = check_state(checkpoint, meta, plan_values(plan, runner.meta["data"]["sha256"]), guard)
     try:
         load_optimizer(runner, safe_load(folder / "optimizer.pt"), progress["schedules"])
     except (KeyError, ValueError, TypeError) as error:
@@ -78,6 +76,24 @@ def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any, guard: Guard
         set_random_state(safe_load(own), runner.device)
     elif is_main():
         err().print("This rank has no saved random state (another number of processes): dropout starts anew.")
+
+
+def check_state(
+    checkpoint: Path, meta: dict[str, Any], now: dict[str, Any], guard: Guard
+) -> tuple[Path, dict[str, Any]]:
+    """The folder and the progress that were saved with a checkpoint, if this run can go on from them.
+
+    Args:
+        meta: of the checkpoint; its save id finds the state that was written with it.
+        now: `plan_values` of the run, as many of them as are known.
+        guard: asked where the run now learns from other samples.
+
+    Raises:
+        CheckpointError: the state is missing or damaged, or the run now draws other batches.
+    """
+    folder, progress = _matching_state(checkpoint, meta.get(SAVE_ID))
+    _check_plan(checkpoint, {"data": meta["data"].get("sha256"), **progress["plan"]}, now, guard)
+    return folder, progress
 
 
 def _check_plan(checkpoint: Path, then: dict[str, Any], now: dict[str, Any], guard: Guard) -> None:
@@ -125,7 +141,9 @@ def _matching_state(checkpoint: Path, save_id: str | None) -> tuple[Path, dict[s
     reasons = []
     for folder in (state_folder(checkpoint), superseded(state_folder(checkpoint))):
         try:
-            progress = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+            progress = read_json(folder / PROGRESS_FILE)
+            if not isinstance(progress, dict):
+                raise ValueError("holds no JSON object")
         except (OSError, ValueError) as error:
             reasons.append(f"{folder / PROGRESS_FILE}: {error}")
             continue
@@ -138,11 +156,10 @@ def _matching_state(checkpoint: Path, save_id: str | None) -> tuple[Path, dict[s
     )
 
 
-def plan_values(runner: Any) -> dict[str, Any]:
+def plan_values(plan: StepPlan, data_sha256: str) -> dict[str, Any]:
     """What decides which samples a step draws, and what they are."""
-    plan = runner.train_dataloader.batch_sampler.plan
     return {
-        "data": runner.meta["data"]["sha256"],
+        "data": data_sha256,
         "num_samples": plan.num_samples,
         "step_size": plan.step_size,
         "seed": plan.seed,

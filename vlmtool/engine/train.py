@@ -10,6 +10,7 @@ from rich.table import Table
 from vlmtool.data.dataset import ScanReport
 from vlmtool.engine.build import Prepared, build_runner
 from vlmtool.engine.loop import SKIPPED_FILE
+from vlmtool.engine.orphan import following_launcher
 from vlmtool.engine.preflight import start_warnings
 from vlmtool.engine.run_folder import RECIPE_FILE, lies_in, locked, set_logs_aside, sweep
 from vlmtool.engine.signals import Stopped
@@ -17,6 +18,7 @@ from vlmtool.engine.trainable import PartSummary
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.recipe.catalog import default_work_dir
 from vlmtool.recipe.load import load_recipe, recipe_text
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import check_writable, write_text
@@ -48,7 +50,7 @@ def train(
     for line in start_warnings(recipe, folder):
         if is_main():
             err().print(clean(line))
-    with locked(folder):
+    with following_launcher(), locked(folder):
         start = resume_from or (last_checkpoint(folder) if resume else None)
         _tidy(folder, start)
         prepared = build_runner(recipe, name, folder, launcher, start, force)
@@ -125,12 +127,12 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
         for line in _scan_lines(prepared.held_out):
             console.print(clean(f"Held out: {line}"))
     if prepared.loaded:
-        console.print(f"{len(prepared.loaded)} tensors taken from the stage before.")
+        console.print(f"{counted(len(prepared.loaded), 'tensor')} taken from the stage before.")
     if start is not None:
         console.print(clean(f"Going on from {start}."))
     elif resume:
         console.print("Nothing to resume yet: starting anew.")
-    console.print(f"{prepared.steps} optimiser steps.")
+    console.print(f"{counted(prepared.steps, 'optimiser step')}.")
 
 
 def _tell_interrupted(folder: Path, what: str) -> None:
@@ -154,14 +156,15 @@ def _parts_table(parts: Sequence[PartSummary]) -> Table:
 def _scan_lines(scan: ScanReport) -> list[str]:
     share = 100 * scan.num_supervised / scan.num_tokens
     lines = [
-        f"{scan.num_samples:,} samples, {scan.num_images:,} images, {scan.num_tokens:,} tokens, "
+        f"{counted(scan.num_samples, 'sample')}, {counted(scan.num_images, 'image')}, "
+        f"{counted(scan.num_tokens, 'token')}, "
         f"{share:.1f} % of them supervised."
     ]
     for ids, what in (
-        (scan.cut_answers, "longer than data.max_length: their last answer is cut"),
+        (scan.cut_answers, "longer than data.max_length: the last answer is cut"),
         (scan.unsupervised, "without a supervised token: skipped"),
     ):
         if ids:
             more = ", …" if len(ids) > 5 else ""
-            lines.append(f"{len(ids):,} samples {what} ({', '.join(ids[:5])}{more}).")
+            lines.append(f"{counted(len(ids), 'sample')} {what} ({', '.join(ids[:5])}{more}).")
     return lines

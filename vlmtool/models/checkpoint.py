@@ -77,7 +77,10 @@ def read_checkpoint(path: str | Path, what: str = "checkpoint") -> Checkpoint:
     content = safe_load(path)
     meta, state = (content.get(key) if isinstance(content, dict) else None for key in ("meta", "state_dict"))
     if not (isinstance(meta, dict) and isinstance(state, dict) and _is_state(state)):
-        raise CheckpointError(f"{path}: not a checkpoint of vlmtool: it has no 'meta' and 'state_dict'.")
+        raise CheckpointError(
+            f"{path}: not a checkpoint of vlmtool: it has no 'meta' and 'state_dict'.\n"
+            "Give the iter_N.pth of a run of vlmtool, to resume it or to start from its weights (init_from)."
+        )
     version = meta.get("format")
     if version != FORMAT:
         raise CheckpointError(

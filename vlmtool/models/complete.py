@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError
 
 
@@ -17,6 +18,7 @@ def check_complete(path: Path, missing: Collection[str]) -> None:
     """
     if missing:
         raise CheckpointError(
-            f"{path}: {len(missing)} weights that its config.json asks for are not there, first '{min(missing)}'.\n"
+            f"{path}: it lacks {counted(len(missing), 'weight')} that its config.json asks for, "
+            f"first '{min(missing)}'.\n"
             "The folder is incomplete, or its config.json belongs to another checkpoint: download it again."
         )

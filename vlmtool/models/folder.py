@@ -14,6 +14,7 @@ from vlmtool.models.checkpoint import safe_load
 from vlmtool.models.lineage import read_projector_config
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.weights import load_weights
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError, RecipeError
 from vlmtool.utils.files import atomic_path, write_json
 from vlmtool.utils.remote_code import ALLOW, is_own
@@ -54,7 +55,7 @@ def load_projector(folder: Path, device: torch.device | str = "cpu", trust_remot
     report = load_weights(projector, state, str(folder), expected=projector.state_dict())
     if report.fresh:
         raise CheckpointError(
-            f"{folder}: {len(report.fresh)} weights of the projector are missing, first '{report.fresh[0]}'.\n"
+            f"{folder}: {counted(len(report.fresh), 'weight')} of the projector missing, first '{report.fresh[0]}'.\n"
             "The folder is incomplete: copy or convert it again."
         )
     return projector.eval()

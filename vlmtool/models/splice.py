@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from vlmtool.utils.checklist import counted
+
 
 def splice_image_embeds(text_embeds: Tensor, image_embeds: Tensor, is_image: Tensor) -> Tensor:
     """Put image embeddings where the prompt has image tokens.
@@ -22,7 +24,8 @@ def splice_image_embeds(text_embeds: Tensor, image_embeds: Tensor, is_image: Ten
     wanted, given = int(is_image.sum()), image_embeds.shape[0] * image_embeds.shape[1]
     if wanted != given:
         raise ValueError(
-            f"The prompts hold {wanted} image tokens but {image_embeds.shape[0]} images give {given}.\n"
+            f"The prompts hold {counted(wanted, 'image token')}, but {given} come from "
+            f"{counted(image_embeds.shape[0], 'image')}.\n"
             "Check that max_length did not cut an image: `vlmtool data check RECIPE`."
         )
     fused = text_embeds.clone()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError
 
 
@@ -48,7 +49,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, expe
     strange = [name for name in state if name not in own]
     if strange:
         raise CheckpointError(
-            f"{where}: has {len(strange)} weights for which the model has no place, first '{strange[0]}'.\n"
+            f"{where}: has {counted(len(strange), 'weight')} for which the model has no place, first '{strange[0]}'.\n"
             "Give the recipe the adapters (lora, freeze) and projector it was trained with."
         )
     for name, value in state.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlmtool.utils.terminal import clean
 
-LAUNCHED = "VLMTOOL_LAUNCHED"  # set for the processes that vlmtool itself starts
+LAUNCHED = "VLMTOOL_LAUNCHED"  # for the processes that vlmtool itself starts: the number of the one that did
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torchrun looks for a process's last words
 
 

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from vlmtool.utils.errors import CheckpointError, UsageError
 
@@ -33,6 +37,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         _settle(path, temporary)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary folders and files of `path` that processes of this machine, dead by now, have left."""
+    named = re.compile(re.escape(f".{path.name}.tmp") + r"(\d+)")
+    found = ((match, file) for file in path.parent.glob(".*") if (match := named.fullmatch(file.name)))
+    return [file for match, file in found if not psutil.pid_exists(int(match[1]))]
 
 
 def aside(path: Path) -> Path:
@@ -100,8 +111,20 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write indented UTF-8 JSON whole or not at all. Floats keep their full precision."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write indented UTF-8 JSON whole or not at all. Floats keep their full precision; see `finite`."""
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Plain values with None where a number is none (NaN) or infinite: JSON has no word for these.
+
+    Source: RFC 8259, section 6, https://www.rfc-editor.org/rfc/rfc8259#section-6.
+    """
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

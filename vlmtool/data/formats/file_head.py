@@ -68,21 +68,31 @@ def _convert(path: Path, encoding: str) -> str:
 def _goes_over_lines(text: str, is_whole: bool) -> bool:
     """The first line is no JSON by itself, but what begins in it goes on in the next ones.
 
-    In JSON Lines with a broken first line it does not: the line after it begins anew, which no comma announces.
+    In JSON Lines with a broken first line it does not: the line after it begins anew, which no comma announces, or at
+    least a later one is a record of its own.
     """
     first, _, rest = text.partition("\n")
     second = rest.lstrip()
     if not second or _is_json(first):
         return False
-    if second.startswith('"'):  # a key
-        return True
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
+        if second.startswith('"'):  # a key, unless records follow
+            return not _is_json(_first_line(second)) and not any(map(_is_record, rest.split("\n")))
         return not is_whole and (error.msg.startswith("Unterminated string") or error.pos > len(text) - _MARGIN)
     except (ValueError, RecursionError):
         return False
-    return end > len(first)
+    return end > len(first) and not _is_record(_first_line(text[end:].lstrip()))
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def _is_record(line: str) -> bool:
+    """A whole object that begins the line: what is inside another object is indented, or ends in a comma."""
+    return line.startswith("{") and _is_json(line)
 
 
 def _is_json(line: str) -> bool:

@@ -1,0 +1,59 @@
+"""What a model folder is made of, and what of it is on this machine."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from vlmtool.convert.disk import Files, check_files, check_held, check_part
+from vlmtool.convert.report import PartReport, Report, differing_parts, file_problems, merged_adapters, origins
+from vlmtool.models.lineage import describe_projector, read_projector_config, stage_of, text_hash
+from vlmtool.models.manifest import Manifest, Part, template_text
+
+
+def model_folder_report(path: Path, manifest: Manifest, verify: bool) -> Report:
+    files = check_files(path, manifest.files, verify)
+    stage = stage_of(manifest.recipe)
+    parts = [
+        _part_of_folder(path, name, entry, stage.get(name, ""), files, manifest, verify)
+        for name, entry in (("llm", manifest.llm), ("vision_encoder", manifest.vision_encoder))
+    ]
+    config = manifest.projector_config or read_projector_config(path / manifest.projector)
+    inside = f"{manifest.projector}/"
+    held = check_held(path, inside, files, manifest.files, verify)
+    how = stage.get("projector", "")
+    parts.append(PartReport("projector", how, describe_projector(config), held=inside, held_check=held))
+    newest = manifest.parents[0] if manifest.parents else {}
+    encoder = manifest.vision_encoder
+    return Report(
+        path=str(path),
+        kind="model folder",
+        recipe=str(newest.get("name") or ""),
+        step=newest.get("step"),
+        epoch=newest.get("epoch"),
+        parts=parts,
+        pictures={
+            "select_layer": encoder.select_layer,
+            "select_strategy": encoder.select_strategy,
+            "pad_to_square": manifest.pad_to_square,
+        },
+        template={
+            "name": manifest.template.name,
+            "sha256": manifest.template.sha256 or text_hash(template_text(path)),
+            "stop_words": list(manifest.template.stop_words),
+        },
+        **origins(manifest.model_dump(), [path], verify),
+        files=files,
+        problems=[*differing_parts(parts), *file_problems(path, files, verify)],
+    )
+
+
+def _part_of_folder(
+    path: Path, name: str, entry: Part, trained: str, files: Files, manifest: Manifest, verify: bool
+) -> PartReport:
+    """An LLM or encoder of a model folder. One that lies there whole needs its base no more."""
+    sub_folder = entry.weights or entry.adapter or ""
+    check = None if entry.weights else check_part(entry.base, entry.identity, [path], verify)
+    report = PartReport(name, trained, "", entry.base, check, merged=merged_adapters(entry))
+    if not sub_folder:
+        return report
+    inside = f"{sub_folder}/"
+    return replace(report, held=inside, held_check=check_held(path, inside, files, manifest.files, verify))
