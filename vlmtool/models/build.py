@@ -17,7 +17,16 @@ from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
 from vlmtool.models.projectors.base import Projector
 from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean, shortened
 
-SHIPPED_PROJECTORS = ("vlmtool.models.projectors.mlp.MLPProjector", "vlmtool.models.projectors.linear.LinearProjector")
+SHIPPED_PROJECTORS = (
+    "vlmtool.models.projectors.mlp.MLPProjector",
+    "vlmtool.models.projectors.linear.LinearProjector",
+    "vlmtool.models.projectors.xdp.XDPProjector",
+    "vlmtool.models.projectors.ldp.LDPProjector",
+    "vlmtool.models.projectors.ldpv2.LDPv2Projector",
+    "vlmtool.models.projectors.pixel_shuffle.PixelShuffleProjector",
+    "vlmtool.models.projectors.qformer.QFormerProjector",
+    "vlmtool.models.projectors.resampler.PerceiverResampler",
+)
 _LLAVA_MLP = re.compile(r"mlp(\d+)x_gelu")  # LLaVA's mm_projector_type
 
 
@@ -94,7 +103,8 @@ def build_projector(
     for name in options:
         if name not in known:
             raise RecipeError(
-                f"projector: {cls.__name__} takes no '{name}'.{did_you_mean(name, known)}\nIt takes {', '.join(known)}."
+                f"projector: {cls.__name__} takes no '{name}'.{did_you_mean(name, known)}\n"
+                f"It takes {', '.join(known) or 'none'}."
             )
     try:
         projector = cls(vision_hidden_size, llm_hidden_size, **options)

@@ -1,8 +1,12 @@
 """What every projector is: a module that knows its widths, its options and how many tokens it makes."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from vlmtool.utils.errors import RecipeError, did_you_mean
 
 
 class Projector(nn.Module):
@@ -12,6 +16,9 @@ class Projector(nn.Module):
         vision_hidden_size: D_vision, width of the patch features.
         llm_hidden_size: D_llm, width of the LLM's embeddings.
     """
+
+    needs_square_grid: ClassVar[bool] = False
+    """True where the patches are read as a square grid, so that encoders of native resolution are refused."""
 
     def __init__(self, vision_hidden_size: int, llm_hidden_size: int) -> None:
         super().__init__()
@@ -23,9 +30,53 @@ class Projector(nn.Module):
         raise NotImplementedError
 
     def num_tokens(self, num_patches: int) -> int:
-        """N', image embeddings per image, for N patches."""
+        """N', image embeddings per image, for N patches.
+
+        Raises:
+            RecipeError: the projector cannot read so many patches.
+        """
         return num_patches
 
     def options(self) -> dict[str, Any]:
         """Arguments beyond the two widths, as plain values: what `projector/config.json` needs to build it again."""
         return {}
+
+
+def grid_side(projector: Projector, num_patches: int) -> int:
+    """Patches along a side of the square grid that `num_patches` make.
+
+    Raises:
+        RecipeError: they make none.
+    """
+    side = math.isqrt(num_patches)
+    if side * side != num_patches:
+        raise RecipeError(
+            f"projector: {type(projector).__name__} reads the patches as a square grid, which {num_patches} are not.\n"
+            "If a CLS token is among them, set vision_encoder.select_strategy='patch'; else take another projector."
+        )
+    return side
+
+
+def check_counts(projector: Projector, **counts: int) -> None:
+    """Refuse options that count or size something and are no whole number from 1 on.
+
+    Raises:
+        ValueError: with the first of them.
+    """
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{type(projector).__name__}: {name} is {value!r}; it takes a whole number from 1 on.")
+
+
+def activation(projector: Projector, name: str) -> nn.Module:
+    """The activation that transformers calls so.
+
+    Raises:
+        ValueError: none.
+    """
+    if name not in ACT2FN:
+        raise ValueError(
+            f"{type(projector).__name__}: hidden_act is {name!r}, no activation of transformers."
+            f"{did_you_mean(str(name), ACT2FN)}"
+        )
+    return ACT2FN[name]

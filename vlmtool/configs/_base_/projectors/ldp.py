@@ -1,0 +1,3 @@
+from vlmtool.models.projectors.ldp import LDPProjector
+
+projector = dict(type=LDPProjector)

@@ -1,0 +1,3 @@
+from vlmtool.models.projectors.linear import LinearProjector
+
+projector = dict(type=LinearProjector)

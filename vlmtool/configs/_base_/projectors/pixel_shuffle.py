@@ -1,0 +1,3 @@
+from vlmtool.models.projectors.pixel_shuffle import PixelShuffleProjector
+
+projector = dict(type=PixelShuffleProjector, factor=2)
