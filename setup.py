@@ -26,6 +26,7 @@ REQUIRES = [
     "numpy>=1.26",
     "pandas>=2.2",
     "pillow>=10",
+    "protobuf>=4.21",  # reads SentencePiece model files
     "psutil>=5.9",
     "pyarrow>=15",
     "pydantic>=2.7",
@@ -34,7 +35,7 @@ REQUIRES = [
     "tensorboard>=2.16",
 ]
 EXTRAS = {
-    "dev": ["hypothesis>=6.100", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "wheel"],
+    "dev": ["hypothesis>=6.100", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "tiktoken>=0.8", "wheel"],
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
 }
 # Every kind of file that stands beside the code: recipes are .py, the rest is data that the code opens.

@@ -5,6 +5,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from vlmtool.data.tokenizers.find import legacy_tokenizer
 from vlmtool.utils.errors import CheckpointError, message_lines
 from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.remote_code import ALLOW, needs_remote_code
@@ -15,6 +16,8 @@ IMAGE_TAG = "<image>"
 def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, with `<image>` as one special token.
 
+    Some checkpoints ship theirs as Python code only; those that are known are built without it.
+
     The token's id may lie outside the LLM's vocabulary: it never reaches the embedding table, because image
     embeddings stand in its place. So the LLM's weights stay as they are.
 
@@ -22,8 +25,16 @@ def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTok
         CheckpointError: there is no tokenizer, it gives no character offsets (needed to mark answers), or it needs code
             of its own that was not allowed.
     """
+    tokenizer = legacy_tokenizer(path) or _auto_tokenizer(path, trust_remote_code)
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"{path}: its tokenizer has no fast (tokenizers) form, which vlmtool needs.")
+    tokenizer.add_tokens([AddedToken(IMAGE_TAG, normalized=False, special=True)], special_tokens=True)
+    return tokenizer
+
+
+def _auto_tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         if needs_remote_code(error):
             raise CheckpointError(
@@ -36,10 +47,6 @@ def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTok
         # transformers lists what it tried in further lines, none of which says what is wrong with the folder.
         told = "there is none that transformers can read." if reason.endswith(":") else reason
         raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {told}\nIs tokenizer.json there?") from error
-    if not tokenizer.is_fast:
-        raise CheckpointError(f"{path}: its tokenizer has no fast (tokenizers) form, which vlmtool needs.")
-    tokenizer.add_tokens([AddedToken(IMAGE_TAG, normalized=False, special=True)], special_tokens=True)
-    return tokenizer
 
 
 def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
