@@ -1,4 +1,4 @@
-"""`vlmtool convert`: a training's checkpoint to a model folder, and adapters into their bases."""
+"""`vlmtool convert`: a training's checkpoint to a model folder, adapters into their bases, legacy to native classes."""
 
 import re
 import shlex
@@ -85,6 +85,20 @@ def merge(
         steps = [_use_part(save_path, Path(adapter).resolve().parent)]
     _report(save_path)
     _print_next(steps)
+
+
+def native(
+    src: Annotated[str, typer.Argument(metavar="SRC", help="Folder or hub id of a checkpoint with remote code.")],
+    save_path: Annotated[Path, typer.Argument(help="Folder to write; replaced where a conversion wrote it.")],
+    max_shard_size: Annotated[str, _SHARD] = "5GB",
+) -> None:
+    """Write a checkpoint whose authors ship code of their own as its native transformers class; none of it is run."""
+    _check_size(max_shard_size)
+    from vlmtool.convert.native import convert_native
+
+    convert_native(src, save_path, max_shard_size)
+    _report(save_path)
+    _print_next([f"vlmtool chat {_quoted(save_path)}"])
 
 
 def _use_part(save_path: Path, folder: Path) -> str:

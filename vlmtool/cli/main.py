@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vlmtool.cli import chat, config, convert, data, demo, eval, inspect, mmbench, train
+from vlmtool.cli import chat, config, convert, data, data_convert, data_fetch, demo, eval, inspect, mmbench, train
 from vlmtool.cli.invoke import invoke
 from vlmtool.utils.noise import silence_libraries
 from vlmtool.version import __version__
@@ -50,6 +50,7 @@ app.command("train")(train.train)
 convert_group = _group("convert", "From checkpoint to checkpoint.")
 convert_group.command("pth_to_hf")(convert.pth_to_hf)
 convert_group.command("merge")(convert.merge)
+convert_group.command("native")(convert.native)
 
 app.command("chat")(chat.chat)
 app.command("mmbench")(mmbench.mmbench)
@@ -63,6 +64,8 @@ config_group.command("copy")(config.copy)
 data_group = _group("data", "Check training data, and see it as the model will.")
 data_group.command("check")(data.check)
 data_group.command("preview")(data.preview)
+data_group.command("convert")(data_convert.convert)
+data_group.command("fetch")(data_fetch.fetch)
 
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)

@@ -4,15 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlmtool.data.check_record import Prompting
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import image_token_id
 from vlmtool.models.build import build_projector
 from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
-from vlmtool.models.llm import load_failure
+from vlmtool.models.llm import load_failure, read_llm_config
 from vlmtool.models.lora import add_encoder_lora, add_llm_lora
+from vlmtool.models.prefix import add_prefix
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
@@ -58,14 +59,16 @@ def planned_llm(recipe: Recipe, folder: Path) -> PreTrainedModel:
     """
     section, trust = recipe.llm, recipe.runtime.trust_remote_code
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        config = read_llm_config(folder, trust)
         with torch.device("meta"):
             llm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
         raise CheckpointError(load_failure(folder, error)) from error
     llm.requires_grad_(section.is_fully_trained)
     with torch.device("meta"):
-        return add_llm_lora(llm, section.lora) if section.lora is not None else llm
+        if section.lora is not None:
+            return add_llm_lora(llm, section.lora)
+        return add_prefix(llm, section.prefix) if section.prefix is not None else llm
 
 
 def planned_encoder(recipe: Recipe, folder: Path) -> VisionEncoder:

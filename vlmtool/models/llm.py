@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from vlmtool.models.complete import check_complete
+from vlmtool.models.legacy.find import find_legacy
+from vlmtool.models.legacy.load import load_legacy
 from vlmtool.models.pickled import check_pickled_weights
 from vlmtool.utils.errors import CheckpointError, message_lines
 from vlmtool.utils.folder_kind import other_than_model
@@ -27,6 +29,8 @@ def load_llm(
 ) -> PreTrainedModel:
     """A causal LM from a local folder, on `device`, in eval mode.
 
+    A checkpoint of legacy/ becomes its native class, allowed code or not: that code is never run.
+
     Args:
         dtype: of the weights that are not quantised; "auto" takes the checkpoint's.
         quantization: None, "nf4" (double quantisation; QLoRA, arXiv 2305.14314) or "int8".
@@ -36,19 +40,38 @@ def load_llm(
             allowed.
     """
     check_llm_folder(path, trust_remote_code)
-    arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    legacy = find_legacy(path)
+    arguments: dict[str, Any] = {"dtype": dtype}
     if quantization:
         arguments["quantization_config"] = quantization_config(quantization, dtype)
         arguments["device_map"] = {"": str(device)}
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **arguments)
+        if legacy is not None:
+            model, missing = load_legacy(path, legacy, **arguments), ()
+        else:
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                path, output_loading_info=True, trust_remote_code=trust_remote_code, **arguments
+            )
+            missing = loading["missing_keys"]
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
         raise CheckpointError(load_failure(path, error)) from error
-    check_complete(path, loading["missing_keys"])
+    check_complete(path, missing)
     if quantization:
         keep_gradients_on_cpu(model)
         return model
     return model.to(device)
+
+
+def read_llm_config(path: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of the class that `load_llm` makes of the folder; no weights are read.
+
+    Raises:
+        CheckpointError: a config of legacy/ that has no native form. Any other raises what transformers raises.
+    """
+    legacy = find_legacy(path)
+    if legacy is not None:
+        return legacy.native_config(path)
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
 def check_llm_folder(path: Path, trust_remote_code: bool) -> None:

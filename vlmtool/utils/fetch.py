@@ -6,10 +6,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from vlmtool.utils.errors import DataError, UsageError
@@ -25,6 +25,7 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _WRAPPED_V4 = (IPv6Network("2001::/32"), IPv6Network("2002::/16"))
 
+T = TypeVar("T")
 Place = tuple[socket.AddressFamily, Any]  # what `socket.connect` takes, as the resolver gave it
 
 
@@ -50,12 +51,33 @@ def fetch(
         UsageError: another scheme, a password in the address, or a host inside the network.
         DataError: there is no answer, too late, too large, or one that says it has nothing.
     """
+    return ask(url, lambda response: _read(response, max_bytes, url), allow_local, seconds)
+
+
+def ask(
+    url: str,
+    take: Callable[[http.client.HTTPResponse], T],
+    allow_local: bool,
+    seconds: float,
+    headers: Mapping[str, str] | None = None,
+    statuses: Sequence[int] = (200,),
+) -> T:
+    """What `take` makes of the answer at an address; redirects are followed, and each is checked like the first.
+
+    Args:
+        seconds: for everything; besides, no wait for the next byte is longer than `SECONDS`.
+        headers: beyond the usual ones.
+        statuses: with which an answer is taken.
+
+    Raises:
+        UsageError, DataError: as `fetch` does; what `take` raises as an OSError is a DataError, too.
+    """
     deadline = time.monotonic() + seconds
     at = url
     for _ in range(MAX_REDIRECTS + 1):
-        content, location = _get(at, allow_local, max_bytes, deadline)
+        taken, location = _get(at, take, allow_local, deadline, {**_HEADERS, **(headers or {})}, statuses)
         if location is None:
-            return content
+            return cast(T, taken)
         try:
             at = urljoin(at, location)
         except ValueError as error:
@@ -63,30 +85,42 @@ def fetch(
     raise DataError(f"{url}: more than {MAX_REDIRECTS} redirects.\n{_REMEDY}")
 
 
-def _get(url: str, allow_local: bool, max_bytes: int, deadline: float) -> tuple[bytes, str | None]:
-    """One request: the content, or where it has moved."""
+def _get(
+    url: str,
+    take: Callable[[http.client.HTTPResponse], T],
+    allow_local: bool,
+    deadline: float,
+    headers: Mapping[str, str],
+    statuses: Sequence[int],
+) -> tuple[T | None, str | None]:
+    """One request: what was taken of the answer, or where it has moved."""
     parts = _checked(url)
     is_expired = threading.Event()
     try:
         places = _resolve(parts, allow_local)
         with _connected(parts, places, deadline, is_expired) as connection:
-            connection.request("GET", _target(parts), headers=_HEADERS)
+            connection.request("GET", _target(parts), headers=dict(headers))
             response = connection.getresponse()
             if response.status in _REDIRECTS and (location := response.getheader("Location")):
-                return b"", location
-            if response.status != 200:
+                return None, location
+            if response.status not in statuses:
                 raise DataError(f"{url}: the server answers {response.status} {response.reason}.\n{_REMEDY}")
-            content = _read(response, max_bytes, url)
+            taken = take(response)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if not is_expired.is_set() and not isinstance(error, TimeoutError):
             raise DataError(f"{url}: cannot be fetched: {error or type(error).__name__}.\n{_REMEDY}") from error
         is_expired.set()
     if is_expired.is_set():  # the connection was cut: an answer without a length would look complete
         raise DataError(f"{url}: the answer did not come in time.\n{_REMEDY}")
-    return content, None
+    return taken, None
 
 
-_HEADERS = {"User-Agent": "vlmtool", "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
+_HEADERS = {
+    "User-Agent": "vlmtool",
+    "Accept": "image/*, */*;q=0.9",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
 
 
 def _checked(url: str) -> SplitResult:
@@ -172,7 +206,7 @@ def _dial(places: list[Place], deadline: float) -> socket.socket:
         if (left := deadline - time.monotonic()) <= 0:
             break
         candidate = socket.socket(family, socket.SOCK_STREAM)
-        candidate.settimeout(left)
+        candidate.settimeout(min(left, SECONDS))
         try:
             candidate.connect(place)
             return candidate
