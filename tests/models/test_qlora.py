@@ -1,7 +1,5 @@
 """NF4 on a CPU: an evaluation in the middle of training must not cut the gradients (bitsandbytes repacks weights)."""
 
-from types import SimpleNamespace
-
 import torch
 
 from tests.models.conftest import IMAGE_TOKEN, batch, clip, llama
@@ -9,8 +7,9 @@ from vlmtool.models.build import build_llm
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.recipe.schema import Lora
 
-LORA = SimpleNamespace(r=8, alpha=16.0, dropout=0.0, target_modules=())
+LORA = Lora(r=8, alpha=16.0)
 
 
 def quantized(tmp_path) -> VisionLanguageModel:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 
-from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -23,12 +24,24 @@ _ODD = (ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError
 def add_adapter(part: nn.Module, folder: Path) -> PeftModel:
     """`part` with the adapter of `folder`.
 
+    An adapter of the fused modules of a legacy class becomes the same adapter of its native class, which `part` is.
+
     Raises:
         CheckpointError: the adapter is damaged, or its weights are not exactly those that the part takes.
+        UsageError: it is a DoRA and the part holds int8 weights.
     """
     # Takes a second to import, which a merged model does without.
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import (
+        LoraConfig,
+        PeftConfig,
+        PrefixTuningConfig,
+        get_peft_model,
+        get_peft_model_state_dict,
+        set_peft_model_state_dict,
+    )
     from peft.utils import load_peft_weights
+
+    from vlmtool.models.legacy.adapter import fused_map, split_adapter
 
     try:
         config = PeftConfig.from_pretrained(str(folder))
@@ -37,12 +50,20 @@ def add_adapter(part: nn.Module, folder: Path) -> PeftModel:
         raise CheckpointError(
             f"{folder}: the adapter cannot be read: {_reason(error)}\nIs the folder whole?"
         ) from error
+    if getattr(config, "use_dora", False) and getattr(part, "is_loaded_in_8bit", False):
+        raise UsageError(f"{folder}: this DoRA adapter does not go on int8 weights.\nGive --bits 4, or leave it out.")
     config.inference_mode = True
+    legacy = fused_map(weights, part.config) if isinstance(part, PreTrainedModel) else None
+    if legacy is not None and isinstance(config, LoraConfig):
+        config, weights = split_adapter(legacy, part.config, config, weights, folder)
+    if isinstance(config, PrefixTuningConfig):  # told by the part, so that a prefix of another part is seen
+        config.num_layers = config.token_dim = config.num_attention_heads = None
     try:
         model = get_peft_model(part, config)
     except _ODD as error:  # layers that the part does not have, a rank that is no number, …
         raise CheckpointError(_misfit(folder, part, _reason(error))) from error
-    wanted = get_peft_model_state_dict(model)
+    # peft would also want the weights below an adapter on `lm_head`: of legacy classes' heads it did not write them.
+    wanted = get_peft_model_state_dict(model, save_embedding_layers="auto" if legacy is None else False)
     # CLIP's blocks lay below `vision_model.` in earlier versions of transformers.
     weights = {name if name in wanted else name.replace(".vision_model.", ".", 1): v for name, v in weights.items()}
     if odd := sorted(wanted.keys() ^ weights.keys()):

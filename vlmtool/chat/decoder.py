@@ -8,16 +8,20 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from vlmtool.models.prefix import begin, without_prefix
+
 
 class Decoder:
     """A batch of rows in the middle of decoding.
 
     Args:
-        kv: what is already prefilled, the same positions in every row; new and empty unless given.
+        kv: what is already prefilled, the same positions in every row; new and empty unless given. An empty one begins
+            with the LLM's prefix, where that has one.
     """
 
     def __init__(self, llm: PreTrainedModel, kv: DynamicCache | None = None) -> None:
         self._llm = llm
+        self._model = without_prefix(llm)
         self.kv = DynamicCache() if kv is None else kv
         self._mask: Tensor | None = None  # (B, positions so far); None where no row is padded
         self._next_position: Tensor | None = None  # (B, 1)
@@ -30,12 +34,14 @@ class Decoder:
             mask: (B, T), 0 at padding; None without padding.
         """
         batch, length, _ = inputs_embeds.shape
+        if not self.kv.get_seq_length():
+            begin(self._llm, self.kv, batch)
         past = self.kv.get_seq_length()
-        begin = past if self._next_position is None else self._next_position
+        start = past if self._next_position is None else self._next_position
         if mask is None:
-            positions = begin + torch.arange(length, device=inputs_embeds.device).expand(batch, -1)
+            positions = start + torch.arange(length, device=inputs_embeds.device).expand(batch, -1)
         else:
-            positions = begin + (mask.cumsum(-1) - 1).clamp(min=0)
+            positions = start + (mask.cumsum(-1) - 1).clamp(min=0)
         if mask is not None or self._mask is not None:
             new = torch.ones(batch, length, dtype=torch.long, device=inputs_embeds.device) if mask is None else mask
             self._mask = torch.cat([new.new_ones(batch, past) if self._mask is None else self._mask, new], dim=1)
@@ -60,7 +66,7 @@ class Decoder:
             self._next_position = self._next_position[rows]
 
     def _run(self, inputs_embeds: Tensor, positions: Tensor) -> Tensor:
-        output = self._llm(
+        output = self._model(
             inputs_embeds=inputs_embeds, attention_mask=self._mask, position_ids=positions,
             past_key_values=self.kv, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
@@ -92,10 +98,11 @@ class PromptCache:
         while isinstance(key := keys[common], ImagePosition) and key.number > 0:
             common -= 1
         if common == 0:
-            self.kv = DynamicCache()
-        elif (surplus := self.kv.get_seq_length() - common) > 0:
-            self.kv.crop(-surplus)
-        del self.keys[common:]
+            self.kv, self.keys = DynamicCache(), []
+        elif (surplus := len(self.keys) - common) > 0:
+            with self.changing():
+                self.kv.crop(-surplus)
+                del self.keys[common:]
         self.num_prefilled = len(keys) - common
         return common
 

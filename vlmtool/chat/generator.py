@@ -16,6 +16,7 @@ from vlmtool.chat.prompt import Prompt, Request, read_prompt
 from vlmtool.chat.sampling import GenerationSettings, Sampler
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
+from vlmtool.models.prefix import prefix_length
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.utils.errors import DataError
 
@@ -181,8 +182,9 @@ class Generator:
 
     @property
     def context(self) -> int:
-        """Tokens that the model reads and writes at most."""
-        return getattr(self.model.llm.config, "max_position_embeddings", None) or sys.maxsize
+        """Tokens that the model reads and writes at most, beside a prefix."""
+        positions = getattr(self.model.llm.config, "max_position_embeddings", None) or sys.maxsize
+        return positions - prefix_length(self.model.llm)
 
     def _new_answer(self, prompt: Prompt, settings: GenerationSettings) -> Answer:
         words = (*self.renderer.template.stop_words, *settings.stop_words)

@@ -16,7 +16,8 @@ from vlmtool.convert.report import (
 )
 from vlmtool.models.damage import missing_shards
 from vlmtool.models.fingerprint import Identity, weight_files
-from vlmtool.models.lineage import describe_lora, describe_projector, read_projector_config
+from vlmtool.models.lineage import describe_lora, describe_prefix, describe_projector, read_projector_config
+from vlmtool.models.lora import PREFIX_TUNING
 from vlmtool.models.manifest import PartManifest, owner_of_adapter
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import read_json_object
@@ -44,8 +45,12 @@ def merged_part_report(path: Path, manifest: PartManifest, verify: bool) -> Repo
 def adapter_report(path: Path, verify: bool) -> Report:
     settings = read_json_object(path / "adapter_config.json")
     modules = settings.get("target_modules") or []
-    kind = str(settings.get("peft_type"))
-    how = describe_lora(settings.get("r"), settings.get("lora_alpha")) if kind == "LORA" else kind
+    how = str(settings.get("peft_type"))
+    if how == "LORA":
+        kinds = bool(settings.get("use_dora")), bool(settings.get("use_rslora"))
+        how = describe_lora(settings.get("r"), settings.get("lora_alpha"), *kinds)
+    elif how == PREFIX_TUNING:
+        how = describe_prefix(settings.get("num_virtual_tokens"))
     base = str(settings.get("base_model_name_or_path") or "")
     owner = owner_of_adapter(path)
     if owner is None:

@@ -19,6 +19,7 @@ from vlmtool.models.encoders.vision import VISION_CLASSES
 from vlmtool.models.fingerprint import identity_of, part_hash
 from vlmtool.models.lineage import Guard
 from vlmtool.models.llm import load_llm
+from vlmtool.models.lora import PREFIX_TUNING
 from vlmtool.models.manifest import MergedAdapter, Part, PartManifest, read_manifest, remember_folder, write_manifest
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import read_json_object
@@ -95,6 +96,8 @@ def merge_folder(
         for name, part in parts.items()
         if part.adapter
     }
+    for name in bases:
+        _adapter_settings(str(folder / str(parts[name].adapter)), folder / str(parts[name].adapter))
     check_target(save_path, [folder, *bases.values()])
     guard = Guard(force)
     for name, base in bases.items():
@@ -166,11 +169,21 @@ def _write_merged(
 
 
 def _adapter_settings(adapter: str, folder: Path) -> dict[str, Any]:
-    """`adapter_config.json` of what was named as the adapter."""
+    """`adapter_config.json` of what was named as the adapter.
+
+    Raises:
+        UsageError: there is none, or the adapter cannot be merged.
+    """
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise UsageError(f"ADAPTER: '{adapter}' holds no adapter_config.json.\nGive the folder of a peft adapter.")
-    return read_json_object(file)
+    settings = read_json_object(file)
+    if settings.get("peft_type") == PREFIX_TUNING:
+        raise UsageError(
+            f"ADAPTER: '{adapter}' is a prefix, keys and values before every prompt: no weight can hold it.\n"
+            "It is used beside its base: give chat and mmbench the model folder that pth_to_hf wrote."
+        )
+    return settings
 
 
 def _is_encoder(base: Path) -> bool:

@@ -12,7 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vlmtool.convert.target import TOKENIZER_FILES, matches
 from vlmtool.data.image_transform import load_image_processor
-from vlmtool.models.lora import ADAPTER
+from vlmtool.data.tokenizer import load_tokenizer
+from vlmtool.models.legacy.find import find_legacy
+from vlmtool.models.lora import name_in_file
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json_object, write_json
 
@@ -55,12 +57,15 @@ def save_adapter(folder: Path, settings: Mapping[str, Any], state: Mapping[str, 
     """
     folder.mkdir()
     write_json(folder / "adapter_config.json", dict(settings))
-    tensors = {name.replace(f".{ADAPTER}.", "."): value for name, value in state.items()}
+    tensors = {name_in_file(name): value for name, value in state.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def save_llm(llm: PreTrainedModel, base: Path, folder: Path, max_shard_size: str) -> None:
-    """Write an LLM with the tokenizer and generation settings of its base, untouched."""
+    """Write an LLM with the tokenizer and generation settings of its base, untouched.
+
+    Of a base with code of its own it is the tokenizer that transformers reads without that code.
+    """
     settings = base / _GENERATION
     if settings.is_file():
         # transformers refuses to write settings that it finds odd, and known checkpoints (Vicuna's) have such.
@@ -68,7 +73,10 @@ def save_llm(llm: PreTrainedModel, base: Path, folder: Path, max_shard_size: str
     llm.save_pretrained(folder, max_shard_size=max_shard_size)
     if settings.is_file():
         shutil.copyfile(settings, folder / _GENERATION)
-    copy_files(base, folder, TOKENIZER_FILES)
+    if find_legacy(base) is not None:
+        load_tokenizer(base).save_pretrained(folder)
+    else:
+        copy_files(base, folder, TOKENIZER_FILES)
 
 
 def save_encoder(encoder: PreTrainedModel, base: Path, folder: Path, max_shard_size: str) -> None:

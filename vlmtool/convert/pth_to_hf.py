@@ -6,23 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vlmtool.convert.parts import cast, save_adapter, save_encoder, save_llm, stored_dtype
 from vlmtool.convert.source import Base, Source, check_names, read_source
-from vlmtool.convert.target import check_target
+from vlmtool.convert.target import check_target, new_folder
 from vlmtool.data.image_transform import load_image_processor
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.build import load_encoder_weights
 from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
 from vlmtool.models.folder import save_projector
 from vlmtool.models.lineage import Guard, parent_entry, text_hash
-from vlmtool.models.llm import check_llm_folder
+from vlmtool.models.llm import check_llm_folder, read_llm_config
 from vlmtool.models.manifest import EncoderPart, Manifest, Part, Template, remember_folder, write_manifest
 from vlmtool.models.weights import load_weights
 from vlmtool.recipe.schema import Recipe, TunablePart
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
-from vlmtool.utils.files import atomic_path
 
 SAVE_FORMATS = ("vlmtool",)
 
@@ -70,7 +69,7 @@ def pth_to_hf(
     source = read_source(recipe, checkpoint, guard)
     check_target(save_path, [source.llm.folder, source.vision_encoder.folder])
     writing = _Writing(fp32, max_shard_size)
-    with atomic_path(save_path) as folder:
+    with new_folder(save_path) as folder:
         folder.mkdir()
         llm = _write_llm(source, folder, writing)
         encoder = _write_encoder(source, folder, writing)
@@ -99,7 +98,7 @@ def _write_llm(source: Source, folder: Path, writing: _Writing) -> Part:
     """`llm_adapter/` or `llm/`, or nothing for a frozen LLM."""
     section, base = source.recipe.llm, source.llm
     state = cast(source.state("llm"), writing.dtype(base), str(source.checkpoint.path))
-    if section.lora is not None:
+    if section.adapter is not None:
         settings = {**source.meta["adapters"]["llm"], "base_model_name_or_path": base.name}
         save_adapter(folder / "llm_adapter", settings, state)
     elif section.is_fully_trained:
@@ -112,7 +111,7 @@ def _filled_llm(base: Path, state: dict[str, Tensor], source: Source) -> PreTrai
     """The LLM's modules around the weights of the checkpoint; those of the base are not read."""
     path, trust = source.checkpoint.path, source.trust_remote_code
     check_llm_folder(base, trust)
-    config = AutoConfig.from_pretrained(base, trust_remote_code=trust)
+    config = read_llm_config(base, trust)
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(config, dtype=next(iter(state.values())).dtype, trust_remote_code=trust)
     try:
@@ -132,7 +131,7 @@ def _write_encoder(source: Source, folder: Path, writing: _Writing) -> EncoderPa
     section, base = source.recipe.vision_encoder, source.vision_encoder
     dtype, where = writing.dtype(base), str(source.checkpoint.path)
     state = cast(source.state("vision_encoder.model"), dtype, where)
-    if section.lora is not None:
+    if section.adapter is not None:
         settings = {**source.meta["adapters"]["vision_encoder"], "base_model_name_or_path": base.name}
         settings["auto_mapping"] = _auto_mapping(base.folder)
         save_adapter(folder / "visual_encoder_adapter", settings, state)
@@ -163,7 +162,7 @@ def _auto_mapping(base: Path) -> dict[str, str]:
 
 def _entry(section: TunablePart, base: Base, name: str) -> dict[str, Any]:
     """A part's entry in the manifest."""
-    adapter = f"{name}_adapter" if section.lora is not None else None
+    adapter = f"{name}_adapter" if section.adapter is not None else None
     weights = name if section.is_fully_trained else None
     known = dict(sha256=base.identity.weights, config_sha256=base.identity.config)
     return dict(base=base.name, adapter=adapter, weights=weights, **known)

@@ -12,6 +12,7 @@ from vlmtool.models.build import build_projector, import_class
 from vlmtool.models.checkpoint import Checkpoint, read_checkpoint
 from vlmtool.models.fingerprint import Identity, identity_of, weight_files
 from vlmtool.models.lineage import Guard
+from vlmtool.models.lora import is_weight_of
 from vlmtool.models.parts import PARTS
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.weights import of_part
@@ -153,9 +154,10 @@ def _check_state(checkpoint: Checkpoint, recipe: Recipe) -> None:
     for part in ("llm", "vision_encoder"):
         section, settings = getattr(recipe, part), checkpoint.meta["adapters"].get(part)
         names = list(of_part(state, part))
-        of_adapter = [name for name in names if ".lora_" in name]
-        if section.lora is not None and (settings is None or not names or len(of_adapter) < len(names)):
-            raise CheckpointError(f"{path}: the weights of the {part} are not those of a LoRA.\nThe file is damaged.")
+        of_adapter = [name for name in names if is_weight_of(section.adapter or "lora", name)]
+        if section.adapter is not None and (settings is None or not names or len(of_adapter) < len(names)):
+            kind = "LoRA" if section.adapter == "lora" else section.adapter
+            raise CheckpointError(f"{path}: the weights of the {part} are not those of a {kind}.\nThe file is damaged.")
         if section.is_fully_trained and (of_adapter or not names):
             raise CheckpointError(f"{path}: the weights of the whole {part} are missing.\nThe file is damaged.")
         if section.is_frozen and names:

@@ -23,6 +23,8 @@ class Batch:
     """Tokens of the samples, padding not counted."""
     bad_samples: tuple[BadSample, ...] = ()
     """Samples that could not be used, whose place others took."""
+    lengths: tuple[int, ...] | None = None
+    """Tokens of each sample, padding not counted; None where they were not noted."""
 
     @property
     def num_supervised(self) -> int:
@@ -75,6 +77,6 @@ class Collator:
         pixels = [s.pixel_values for s in samples if s.pixel_values is not None]
         ids = tuple(s.id for s in samples)
         assert_trainable(labels, input_ids, self.image_token_id, ids)
-        num_tokens = sum(len(s.input_ids) for s in samples)
+        lengths = tuple(len(s.input_ids) for s in samples)
         bad = tuple(sample for s in samples for sample in s.replaced)
-        return Batch(ids, input_ids, labels, torch.cat(pixels) if pixels else None, num_tokens, bad)
+        return Batch(ids, input_ids, labels, torch.cat(pixels) if pixels else None, sum(lengths), bad, lengths)

@@ -114,7 +114,7 @@ def build_model(
     llm_section, encoder_section, projector_section = recipe.llm, recipe.vision_encoder, recipe.projector
     llm = build_llm(
         folders["llm"], dtype, llm_section.quantization, llm_section.lora, llm_section.is_fully_trained, device,
-        recipe.runtime.trust_remote_code,
+        recipe.runtime.trust_remote_code, llm_section.prefix,
     )  # fmt: skip
     encoder = build_vision_encoder(
         folders["vision_encoder"], dtype, encoder_section.select_layer, encoder_section.select_strategy,
@@ -126,7 +126,7 @@ def build_model(
     )
     if recipe.runtime.activation_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return VisionLanguageModel(encoder, projector, llm, image_token)
+    return VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)
 
 
 def validation_hooks(recipe: Recipe, feed: Feed) -> list[ValidationHook]:

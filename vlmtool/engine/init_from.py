@@ -12,6 +12,7 @@ from vlmtool.models.checkpoint import last_checkpoint, read_checkpoint
 from vlmtool.models.fingerprint import file_hashes
 from vlmtool.models.folder import load_tensors
 from vlmtool.models.lineage import Guard, Setup, check_setup, parent_entry, stage_of
+from vlmtool.models.lora import name_in_model
 from vlmtool.models.manifest import FILE_NAME, Manifest, read_manifest
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import LoadReport, load_weights, saved_names
@@ -105,7 +106,7 @@ def _from_folder(model: VisionLanguageModel, setup: Setup, folder: Path, manifes
             )
         if entry.adapter is not None:
             adapter = load_tensors(folder / entry.adapter / "adapter_model.safetensors")
-            state |= {prefix + _with_adapter_name(name): value for name, value in adapter.items()}
+            state |= {prefix + name_in_model(name): value for name, value in adapter.items()}
     check_setup(setup_of_folder(folder, manifest), setup, str(folder), guard)
     projector = load_tensors(folder / manifest.projector / "model.safetensors")
     state |= {f"projector.{name}": value for name, value in projector.items()}
@@ -145,12 +146,6 @@ def _check_weights(model: VisionLanguageModel, state: Mapping[str, Tensor], chec
             f"shape, first '{first}' ({then.get(first, 'none')} → {now.get(first, 'none')}).\n"
             "Resume with the recipe it was trained with, or start from its weights (init_from) without --resume."
         )
-
-
-def _with_adapter_name(name: str) -> str:
-    """peft leaves its adapter's name out of files: `lora_A.weight` → `lora_A.default.weight`."""
-    stem, _, leaf = name.rpartition(".")
-    return f"{stem}.default.{leaf}"
 
 
 def _joined(before: Iterable[str], now: Iterable[str]) -> list[str]:

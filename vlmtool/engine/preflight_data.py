@@ -8,6 +8,7 @@ from vlmtool.data.check_report import DEFECTS, CheckReport
 from vlmtool.engine.hooks.trouble import MAX_BAD_SHARE
 from vlmtool.engine.planned import PlannedParts
 from vlmtool.engine.preflight_report import PreflightReport
+from vlmtool.models.prefix import prefix_length
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row, counted
 
@@ -64,7 +65,7 @@ def _token_rows(data: CheckReport, recipe: Recipe, parts: PlannedParts) -> Itera
     share = f"{data.supervised_share:.1%} of {data.num_tokens:,} tokens are answers"
     yield Row("ok", "learned from", share)
     positions = getattr(parts.llm.config, "max_position_embeddings", None) if parts.llm is not None else None
-    if isinstance(positions, int) and positions < min(longest, limit):
+    if isinstance(positions, int) and (positions := positions - prefix_length(parts.llm)) < min(longest, limit):
         yield Row(
             "warning", "sample length", f"up to {min(longest, limit):,} tokens, of which the LLM knows {positions:,}",
             f"Set data.max_length={positions}.",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from peft import PrefixEncoder
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -35,7 +36,7 @@ def _check_part(module: nn.Module, name: str, recipe: Recipe) -> PartSummary:
     tuning = tuning_of(section)
     adapter = {id(p) for p in adapter_parameters(module)}
     trained = {id(p) for p in module.parameters() if p.requires_grad}
-    declared = {"frozen": set(), "lora": adapter, "full": {id(p) for p in module.parameters()}}[tuning]
+    declared = {"frozen": set(), "full": {id(p) for p in module.parameters()}}.get(tuning, adapter)
     if trained != declared:
         raise RecipeError(
             f"{name} is declared {tuning}, which trains {len(declared)} tensors, but {len(trained)} would be trained."
@@ -45,9 +46,10 @@ def _check_part(module: nn.Module, name: str, recipe: Recipe) -> PartSummary:
 
 
 def tuning_of(section: object) -> str:
-    """`frozen`, `lora` or `full`."""
-    if getattr(section, "lora", None) is not None:
-        return "lora"
+    """`frozen`, `lora`, `dora`, `prefix` or `full`."""
+    adapter = getattr(section, "adapter", None)
+    if adapter is not None:
+        return "dora" if getattr(getattr(section, "lora", None), "dora", False) else adapter
     frozen = getattr(section, "is_frozen", getattr(section, "freeze", False))
     return "frozen" if frozen else "full"
 
@@ -55,8 +57,9 @@ def tuning_of(section: object) -> str:
 def adapter_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Parameters of peft's adapters below `module`."""
     layers = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
-    names = [(layer, name) for layer in layers for name in layer.adapter_layer_names]
-    return [p for layer, name in names for p in getattr(layer, name).parameters()]
+    found = [getattr(layer, name) for layer in layers for name in layer.adapter_layer_names]
+    found += [m for m in module.modules() if isinstance(m, PrefixEncoder)]
+    return [p for m in found for p in m.parameters()]
 
 
 def num_parameters(module: nn.Module) -> int:

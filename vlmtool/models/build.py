@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from vlmtool.models.encoders.vision import VisionEncoder, load_vision_model
 from vlmtool.models.llm import load_failure, load_llm
 from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
+from vlmtool.models.prefix import PrefixSettings, add_prefix
 from vlmtool.models.projectors.base import Projector
 from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean, shortened
 
@@ -38,11 +39,14 @@ def build_llm(
     train_all: bool = False,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
+    prefix: PrefixSettings | None = None,
 ) -> PreTrainedModel:
     """A language model; frozen but for its adapter, unless `train_all`."""
     llm = load_llm(path, dtype, quantization, device, trust_remote_code).requires_grad_(False)
     if lora is not None:
         return add_llm_lora(llm, lora)
+    if prefix is not None:
+        return add_prefix(llm, prefix)
     return _trained_in_float32(llm) if train_all else llm
 
 

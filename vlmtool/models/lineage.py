@@ -166,7 +166,7 @@ def parent_entry(checkpoint: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stage_of(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """What a recipe trains of each part: `frozen`, `full` or `lora r=8 alpha=16`; ` on nf4` where it is quantised.
+    """What a recipe trains of each part: `frozen`, `full`, `lora r=8 alpha=16`, …; ` on nf4` where it is quantised.
 
     Reads plain values, so that a recipe of any version of vlmtool will do; a part that it does not name is left out.
     """
@@ -174,9 +174,11 @@ def stage_of(recipe: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tuning(section: Mapping[str, Any]) -> str:
-    lora, freeze = section.get("lora"), section.get("freeze")
+    lora, prefix, freeze = (section.get(key) for key in ("lora", "prefix", "freeze"))
     if isinstance(lora, Mapping):
-        how = describe_lora(lora.get("r"), lora.get("alpha"))
+        how = describe_lora(lora.get("r"), lora.get("alpha"), bool(lora.get("dora")), bool(lora.get("rslora")))
+    elif isinstance(prefix, Mapping):
+        how = describe_prefix(prefix.get("num_tokens"))
     elif "path" in section:  # a base stays as it is unless told otherwise; a projector is trained unless told otherwise
         how = "full" if freeze is False else "frozen"
     else:
@@ -184,6 +186,12 @@ def _tuning(section: Mapping[str, Any]) -> str:
     return f"{how} on {section['quantization']}" if section.get("quantization") else how
 
 
-def describe_lora(r: Any, alpha: Any) -> str:
+def describe_lora(r: Any, alpha: Any, dora: bool = False, rslora: bool = False) -> str:
     """`lora r=8 alpha=16`; recipes hold alpha as a float, which is a whole number nearly always."""
-    return f"lora r={r} alpha={int(alpha) if isinstance(alpha, float) and alpha.is_integer() else alpha}"
+    shown = int(alpha) if isinstance(alpha, float) and alpha.is_integer() else alpha
+    return f"{'dora' if dora else 'lora'} r={r} alpha={shown}{' rslora' if rslora else ''}"
+
+
+def describe_prefix(num_tokens: Any) -> str:
+    """`prefix num_tokens=16`."""
+    return f"prefix num_tokens={num_tokens}"

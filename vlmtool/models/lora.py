@@ -1,4 +1,4 @@
-"""Low-rank adapters on a part, through peft, which takes a second to import: models without adapters go without it."""
+"""Adapters on a part, through peft, which takes a second to import: models without adapters go without it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 ADAPTER = "default"  # peft's name of the one adapter a part has
+PREFIX_WEIGHT = f"prompt_encoder.{ADAPTER}.embedding.weight"  # (tokens, layers * 2 * KV width), the one of a prefix
+PREFIX_TUNING = "PREFIX_TUNING"  # its `peft_type`
+# Ends of peft's names in a model and in its files, where more than the adapter's name is left out.
+_SHORT_ENDS = {f".lora_magnitude_vector.{ADAPTER}.weight": ".lora_magnitude_vector", PREFIX_WEIGHT: "prompt_embeddings"}
 
 
 class LoraSettings(Protocol):
@@ -27,6 +31,10 @@ class LoraSettings(Protocol):
     def dropout(self) -> float: ...
     @property
     def target_modules(self) -> tuple[str, ...]: ...
+    @property
+    def dora(self) -> bool: ...
+    @property
+    def rslora(self) -> bool: ...
 
 
 def add_llm_lora(llm: PreTrainedModel, lora: LoraSettings) -> PeftModel:
@@ -58,6 +66,8 @@ def _config(
         # Named, so that the adapter also fits the whole encoder, whose upper blocks were not kept here.
         layers_to_transform=list(range(layers)) if layers is not None else None,
         bias="none",
+        use_dora=lora.dora,
+        use_rslora=lora.rslora,
         task_type=task_type,
     )
 
@@ -90,6 +100,29 @@ def adapter_config(part: nn.Module) -> dict[str, Any] | None:
     if not isinstance(part, PeftModel):
         return None
     values = part.peft_config[ADAPTER].to_dict()
-    values["target_modules"] = sorted(values["target_modules"])
+    if "target_modules" in values:
+        values["target_modules"] = sorted(values["target_modules"])
     values["inference_mode"] = True
     return {key: getattr(value, "value", value) for key, value in values.items()}
+
+
+def is_weight_of(adapter: str, name: str) -> bool:
+    """Whether a weight, by its name in the part, is of an adapter: "lora" (and its kinds) or "prefix"."""
+    return name == PREFIX_WEIGHT if adapter == "prefix" else ".lora_" in name
+
+
+def name_in_file(name: str) -> str:
+    """peft's name of an adapter's weight in its files: `….lora_A.default.weight` → `….lora_A.weight`."""
+    for long, short in _SHORT_ENDS.items():
+        if name.endswith(long):
+            return name.removesuffix(long) + short
+    return name.replace(f".{ADAPTER}.", ".")
+
+
+def name_in_model(name: str) -> str:
+    """The inverse of `name_in_file`."""
+    for long, short in _SHORT_ENDS.items():
+        if name.endswith(short):
+            return name.removesuffix(short) + long
+    stem, _, leaf = name.rpartition(".")
+    return f"{stem}.{ADAPTER}.{leaf}"

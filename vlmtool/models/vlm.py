@@ -1,5 +1,6 @@
 """The composed model: encoder → projector → splice → language model."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.llm import head_at
+from vlmtool.models.noise import add_neftune_noise
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.splice import splice_image_embeds
 
@@ -28,16 +30,23 @@ class VisionLanguageModel(nn.Module):
     Args:
         llm: a causal LM of transformers, with or without a peft adapter.
         image_token_id: id of the image token in `input_ids`; it may lie outside the LLM's vocabulary.
+        neftune_alpha: strength of the noise on text embeddings in training; None: no noise.
     """
 
     def __init__(
-        self, vision_encoder: VisionEncoder, projector: Projector, llm: PreTrainedModel, image_token_id: int
+        self,
+        vision_encoder: VisionEncoder,
+        projector: Projector,
+        llm: PreTrainedModel,
+        image_token_id: int,
+        neftune_alpha: float | None = None,
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.projector = projector
         self.llm = llm
         self.image_token_id = image_token_id
+        self.neftune_alpha = neftune_alpha
 
     @property
     def tokens_per_image(self) -> int:
@@ -70,6 +79,7 @@ class VisionLanguageModel(nn.Module):
         labels: Tensor,
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Loss:
         """Loss of a batch, summed over its supervised tokens; logits are made at those positions only.
 
@@ -78,9 +88,14 @@ class VisionLanguageModel(nn.Module):
             labels: (B, T), -100 where not supervised.
             pixel_values: (I, 3, H, W) in reading order, or None without images.
             attention_mask: (B, T); not needed for right padding, where causality already hides what follows.
+            lengths: tokens of each row, padding not counted; T for all unless given. Noise is measured by them.
         """
         image_embeds = self.encode_images(pixel_values) if pixel_values is not None else None
         inputs_embeds = self.embed(input_ids, image_embeds)
+        if self.training and self.neftune_alpha is not None:
+            lengths = lengths or [input_ids.shape[1]] * len(input_ids)
+            is_text = input_ids != self.image_token_id
+            inputs_embeds = add_neftune_noise(inputs_embeds, is_text, lengths, self.neftune_alpha)
         targets = labels[:, 1:]
         supervised = targets != IGNORED
         # The last position predicts nothing.

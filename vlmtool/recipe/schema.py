@@ -12,13 +12,24 @@ class Section(BaseModel):
 
 
 class Lora(Section):
-    """Low-rank adapters (arXiv 2106.09685)."""
+    """Low-rank adapters (LoRA, arXiv 2106.09685)."""
 
     r: int = Field(gt=0)
     alpha: float = Field(gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = ()
     """Names of the linear layers that get an adapter; empty: all but the output head."""
+    dora: bool = False
+    """Also learn how long each layer's weight vectors are (DoRA, arXiv 2402.09353)."""
+    rslora: bool = False
+    """Scale updates by alpha / sqrt(r), not alpha / r, so that a high rank learns as fast (arXiv 2312.03732)."""
+
+
+class Prefix(Section):
+    """Prefix tuning (arXiv 2101.00190): learned keys and values before every prompt, in every layer."""
+
+    num_tokens: int = Field(gt=0)
+    """Positions of the context that the prefix takes."""
 
 
 class TunablePart(Section):
@@ -28,16 +39,22 @@ class TunablePart(Section):
     """A local folder or a hub id."""
     lora: Lora | None = None
     freeze: bool | None = None
-    """True: nothing is trained. False: every weight is. Unset: frozen but for its LoRA."""
+    """True: nothing is trained. False: every weight is. Unset: frozen but for its adapter."""
     lr: float | None = Field(None, gt=0)
     """Peak learning rate of this part; `schedule.lr` unless given."""
 
     @model_validator(mode="after")
     def _one_way_of_tuning(self) -> "TunablePart":
-        if self.lora is not None and self.freeze is not None:
+        if self.adapter is not None and self.freeze is not None:
             wish = "frozen" if self.freeze else "fully trained"
-            raise ValueError(f"is said to be {wish} and to get a LoRA adapter: drop `freeze` or set `lora=None`")
+            adapter = "LoRA adapter" if self.adapter == "lora" else self.adapter
+            raise ValueError(f"is said to be {wish} and to get a {adapter}: drop `freeze` or set `{self.adapter}=None`")
         return self
+
+    @property
+    def adapter(self) -> str | None:
+        """The key that gives the part an adapter, None where none does."""
+        return "lora" if self.lora is not None else None
 
     @property
     def is_fully_trained(self) -> bool:
@@ -47,7 +64,7 @@ class TunablePart(Section):
     @property
     def is_frozen(self) -> bool:
         """Nothing of the part is trained."""
-        return self.lora is None and not self.is_fully_trained
+        return self.adapter is None and not self.is_fully_trained
 
 
 class LLM(TunablePart):
@@ -56,6 +73,21 @@ class LLM(TunablePart):
     template: str | None = None
     """A name of `vlmtool/data/templates`, a path to a .jinja file, or None for the tokenizer's own."""
     quantization: Literal["nf4", "int8"] | None = None
+    prefix: Prefix | None = None
+    """Takes the place of `lora`."""
+
+    @property
+    def adapter(self) -> str | None:
+        """The key that gives the part an adapter, None where none does."""
+        return "prefix" if self.prefix is not None else super().adapter
+
+    @model_validator(mode="after")
+    def _one_adapter(self) -> "LLM":
+        if self.prefix is not None and self.lora is not None:
+            raise ValueError("is said to get a prefix and a LoRA adapter: set `prefix=None` or `lora=None`")
+        if self.quantization == "int8" and self.lora is not None and self.lora.dora:
+            raise ValueError("DoRA on int8 weights is not supported: set `quantization='nf4'` or drop `dora`")
+        return self
 
     @model_validator(mode="after")
     def _quantized_weights_stay(self) -> "LLM":
@@ -140,6 +172,8 @@ class Schedule(Section):
     """Also save at the end of each epoch, as epoch_N.pth."""
     keep: int = Field(2, gt=0)
     """How many `iter_N.pth` are kept."""
+    neftune_alpha: float | None = Field(None, gt=0)
+    """Strength of uniform noise on the text embeddings in training (NEFTune, arXiv 2310.05914: 5 to 15)."""
     max_loss: float | None = Field(None, gt=0)
     """A step with a higher loss is skipped; unset: twice the loss of a blind guess, 2 ln(vocabulary)."""
     max_skipped: int = Field(10, gt=0)
@@ -167,6 +201,15 @@ class Runtime(Section):
     trust_remote_code: bool = False
 
 
+class Planned(Section):
+    """The machine that a recipe is meant for; nothing is derived from it."""
+
+    gpus: int = Field(ge=0)
+    """Processes, each with a GPU of its own; 0: one process on the CPU."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of each GPU, in 1e9 bytes, where it is published; `config list` shows an estimate otherwise."""
+
+
 class Recipe(Section):
     """A whole training: the parts, what to learn from, how long, how to run."""
 
@@ -176,6 +219,7 @@ class Recipe(Section):
     data: Data
     schedule: Schedule
     runtime: Runtime = Runtime()
+    planned: Planned | None = None
     init_from: str | None = None
     """The stage before: a run folder (its last checkpoint), a checkpoint or a model folder."""
     mmengine: dict[str, Any] = {}
@@ -185,4 +229,11 @@ class Recipe(Section):
     def _something_is_trained(self) -> "Recipe":
         if self.llm.is_frozen and self.vision_encoder.is_frozen and self.projector.freeze:
             raise ValueError("trains nothing: every part is frozen")
+        return self
+
+    @model_validator(mode="after")
+    def _prefix_is_kept(self) -> "Recipe":
+        # transformers drops the keys and values before a prompt where it computes activations twice.
+        if self.llm.prefix is not None and self.runtime.activation_checkpointing:
+            raise ValueError("has llm.prefix, which needs `runtime.activation_checkpointing=False`")
         return self
