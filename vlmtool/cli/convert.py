@@ -43,7 +43,8 @@ def pth_to_hf(
     convert(recipe, pth, save_path, save_format, fp32, max_shard_size, force)
     _report(save_path)
     steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
-    if any((save_path / name).is_dir() for name in ("llm_adapter", "visual_encoder_adapter")):
+    adapters = [save_path / name for name in ("llm_adapter", "visual_encoder_adapter")]
+    if recipe.llm.prefix is None and any(folder.is_dir() for folder in adapters):
         merged = save_path.with_name(f"{save_path.resolve().name}_merged")
         steps.append(f"vlmtool convert merge {_quoted(save_path)} {_quoted(merged)}")
     _print_next(steps)
