@@ -13,7 +13,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from tests.engine.conftest import FINETUNE, PRETRAIN
+from tests.engine.conftest import FINETUNE, PRETRAIN, shipped_for_standins
 from vlmtool.cli import train as train_command
 from vlmtool.engine import resources
 from vlmtool.engine.build import build_runner
@@ -21,7 +21,6 @@ from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, p
 from vlmtool.engine.resources import checkpoint_bytes, count, disk_row, memory_need, memory_row, num_checkpoints, size
 from vlmtool.engine.trainable import check_trainable
 from vlmtool.models.build import build_llm
-from vlmtool.recipe.catalog import recipes
 from vlmtool.recipe.load import load_recipe
 from vlmtool.recipe.schema import Schedule
 from vlmtool.utils.errors import CheckpointError, RecipeError, UsageError
@@ -363,9 +362,16 @@ def test_the_size_of_a_checkpoint_is_predicted(run, small, standins):
     assert 0.9 < predicted / written < 1  # names, meta and the archive's frame come on top
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in recipes()])
-def test_what_is_trained_is_predicted(name, small, standins, tmp_path):
-    overrides = [*small, "llm.template='vicuna'", "data.val_path=None", "data.sample_prompts=()", "data.num_workers=0"]
+@pytest.mark.parametrize(("name", "sizes"), shipped_for_standins())
+def test_what_is_trained_is_predicted(name, sizes, small, standins, tmp_path):
+    overrides = [
+        *small,
+        *sizes,
+        "llm.template='vicuna'",
+        "data.val_path=None",
+        "data.sample_prompts=()",
+        "data.num_workers=0",
+    ]
     recipe = load_recipe(name, overrides)
     model = planned(recipe, standins.llama, standins.clip)
     assert check_trainable(model, recipe) == build_runner(recipe, name, tmp_path).parts

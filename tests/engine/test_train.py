@@ -12,10 +12,9 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
-from tests.engine.conftest import FINETUNE, PRETRAIN, log_rows, losses
+from tests.engine.conftest import FINETUNE, PRETRAIN, log_rows, losses, shipped_for_standins
 from vlmtool.engine.build import build_runner
 from vlmtool.models.checkpoint import read_checkpoint
-from vlmtool.recipe.catalog import recipes
 from vlmtool.recipe.load import load_recipe
 from vlmtool.utils.errors import CheckpointError, DataError, RecipeError, UsageError
 
@@ -124,12 +123,13 @@ def test_resuming_with_other_batches_is_refused(run, tmp_path):
         run("first", "runtime.seed=1", resume=True)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in recipes()])
-def test_every_recipe_takes_two_steps(name, small, standins, tmp_path):
+@pytest.mark.parametrize(("name", "sizes"), shipped_for_standins())
+def test_every_recipe_takes_two_steps(name, sizes, small, standins, tmp_path):
     llm = standins.internlm if "internlm" in name else standins.llama
     own_template = [] if load_recipe(name).llm.template else ["llm.template='vicuna'"]
     overrides = [
         *small,
+        *sizes,
         f"llm.path={str(llm)!r}",
         "schedule.max_steps=2",
         "data.val_path=None",

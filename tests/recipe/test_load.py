@@ -111,6 +111,27 @@ def test_a_users_file_and_class(tmp_path):
     assert recipe.llm.is_frozen and recipe.vision_encoder.is_frozen
 
 
+def test_a_users_file_changes_one_part_of_a_shipped_recipe(tmp_path):
+    """By `read_base` from the package, which mmengine finds only where its metadata lies: not so if it is editable."""
+    (tmp_path / "parent.py").write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n"
+        "    from vlmtool.configs._base_.vision_encoders.siglip2_so400m_p14_384 import vision_encoder\n"
+        f"    from vlmtool.configs.llava.{NAME} import data, llm, projector, schedule\n"
+    )
+    child = tmp_path / "child.py"
+    child.write_text(
+        "from mmengine.config import read_base\n"
+        "with read_base():\n"
+        "    from .parent import data, llm, projector, schedule, vision_encoder\n"
+        "schedule.update(lr=1e-5)\n"
+    )
+    shipped, mine = load_recipe(NAME), load_recipe(str(child))
+    assert mine.vision_encoder.path == "google/siglip2-so400m-patch14-384" and mine.vision_encoder.is_frozen
+    assert mine.schedule == shipped.schedule.model_copy(update={"lr": 1e-5})
+    assert (mine.llm, mine.data, mine.projector) == (shipped.llm, shipped.data, shipped.projector)
+
+
 @pytest.mark.parametrize(
     "text", ["llm = dict(", "import os, sys\n" + MINIMAL, "x = 1 / 0", "from nowhere.at.all import a\nllm = a()", ""]
 )

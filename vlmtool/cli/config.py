@@ -1,5 +1,6 @@
 """`vlmtool config list | show | copy`: the recipes that come with vlmtool, and one's own."""
 
+import json
 import pprint
 from pathlib import Path
 from typing import Annotated
@@ -15,17 +16,27 @@ def list_recipes(
     pattern: Annotated[
         str, typer.Option("--pattern", "-p", help="Only names that hold this text, or match it with * and ?.")
     ] = "*",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
-    """List the recipes that come with vlmtool."""
+    """List the recipes that come with vlmtool: parts, what is trained, GPUs × batch (× accumulation), GB per GPU.
+
+    GB is what the recipe's authors name, or (~) an estimate of weights, gradients and optimiser without DeepSpeed;
+    activations come on top.
+    """
     from vlmtool.recipe.catalog import recipes
 
     chosen = recipes(pattern)
     if not chosen:
         hint = did_you_mean(pattern, [entry.name for entry in recipes()])
         raise UsageError(f"No recipe name matches '{pattern}'.{hint}\n`vlmtool config list` shows all of them.")
-    width = max(len(entry.name) for entry in chosen)
-    for entry in chosen:
-        print(clean(f"{entry.name:<{width}}  {entry.summary}".rstrip()))
+    from vlmtool.recipe.load import load_recipe
+    from vlmtool.recipe.overview import overview, table
+
+    rows = [overview(entry, load_recipe(str(entry.path))) for entry in chosen]
+    if as_json:
+        print(json.dumps([row.values() for row in rows], indent=2, ensure_ascii=False))
+    else:
+        print(clean("\n".join(table(rows))))
 
 
 def show(

@@ -11,13 +11,10 @@ from torch import nn
 
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
+from vlmtool.recipe.memory import ADAM_STATES, FLOAT32, QUANTIZED
 from vlmtool.recipe.schema import Recipe, Schedule
 from vlmtool.utils.checklist import Row, counted
 
-FLOAT32 = 4  # bytes; trained weights, their gradients and both moments of Adam are kept in it
-ADAM_STATES = 2
-# bitsandbytes: half a byte and, for each 64 weights, a scale of one byte; or a byte (its scales, one a row, are few).
-QUANTIZED = {"nf4": 0.5 + 1 / 64, "int8": 1.0}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -1,5 +1,6 @@
 """Read a recipe: file → sections → overrides → checked `Recipe`."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from vlmtool.recipe.catalog import find_recipe
+from vlmtool.recipe.catalog import CONFIGS, find_recipe
 from vlmtool.recipe.override import apply_overrides
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import RecipeError, did_you_mean, message_lines, shortened
@@ -43,6 +44,8 @@ def read_sections(path: Path) -> dict[str, Any]:
     """Sections of a recipe file as plain values; a class stands as its dotted path."""
     from mmengine.config import Config
 
+    if not path.is_relative_to(CONFIGS):
+        _show_package_to_mmengine()
     try:
         sections = Config.fromfile(str(path), lazy_import=True).to_dict()
     except Exception as error:  # a recipe is its user's own code, which may raise anything
@@ -52,6 +55,22 @@ def read_sections(path: Path) -> dict[str, Any]:
             "A recipe is plain Python: `from … import`, `with read_base():`, and sections `name = dict(…)`."
         ) from error
     return plain(sections)
+
+
+def _show_package_to_mmengine() -> None:
+    """Let `read_base` find `vlmtool.configs` when vlmtool is installed as editable, and so not in site-packages.
+
+    mmengine asks pkg_resources, which knows the place of an editable package's metadata only.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated: nothing that a user could change
+        import pkg_resources
+
+    package = CONFIGS.parent
+    known = pkg_resources.working_set.by_key.get(package.name)
+    if known is not None and not Path(known.location or "", package.name).is_dir():
+        here = pkg_resources.Distribution(str(package.parent), project_name=package.name, version=known.version)
+        pkg_resources.working_set.add(here, replace=True)
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .demo_pretrain import data, llm, projector, schedule, vision_encoder
+    from .demo_pretrain import data, llm, planned, projector, schedule, vision_encoder
 
 init_from = "work_dirs/demo/pretrain"  # its last checkpoint
 llm.update(freeze=None, quantization="nf4", lora=dict(r=16, alpha=32))

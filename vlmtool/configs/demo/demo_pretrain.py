@@ -7,6 +7,7 @@ with read_base():
     from .._base_.projectors.mlp2x_gelu import projector
     from .._base_.vision_encoders.demo_clip import vision_encoder
 
+planned = dict(gpus=0)
 llm.update(freeze=True)
 vision_encoder.update(freeze=True)
 data = dict(

@@ -10,5 +10,7 @@ with read_base():
     from .._base_.vision_encoders.clip_vit_l14_336 import vision_encoder
 
 init_from = "work_dirs/llava_internlm_chat_7b_clip_vit_large_p14_336_e1_gpu8_pretrain"  # its last checkpoint
+planned = dict(gpus=8)
+runtime = dict(activation_checkpointing=True)
 llm.update(quantization="nf4", lora=dict(r=512, alpha=256, dropout=0.05))
 vision_encoder.update(lora=dict(r=64, alpha=16, dropout=0.05))

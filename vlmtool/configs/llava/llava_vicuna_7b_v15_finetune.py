@@ -10,6 +10,8 @@ with read_base():
     from .._base_.vision_encoders.clip_vit_l14_336 import vision_encoder
 
 init_from = "work_dirs/llava_vicuna_7b_v15_pretrain"  # its last checkpoint
+planned = dict(gpus=8)
+runtime = dict(activation_checkpointing=True)
 llm.update(lora=dict(r=128, alpha=256, dropout=0.05))
 vision_encoder.update(freeze=True)
 projector.update(lr=2e-5)  # LLaVA's mm_projector_lr for LoRA runs

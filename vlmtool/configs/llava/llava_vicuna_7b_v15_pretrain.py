@@ -9,5 +9,7 @@ with read_base():
     from .._base_.schedules.pretrain_1epoch import schedule
     from .._base_.vision_encoders.clip_vit_l14_336 import vision_encoder
 
+planned = dict(gpus=8)
+runtime = dict(activation_checkpointing=True)
 llm.update(template="plain", freeze=True)
 vision_encoder.update(freeze=True)

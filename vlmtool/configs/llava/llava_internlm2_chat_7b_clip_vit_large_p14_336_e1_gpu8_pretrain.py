@@ -1,0 +1,9 @@
+"""LLaVA InternLM2-chat-7B, pretrain: the projector alone on LCS-558K, LLM in NF4. 8 GPUs, batch 256."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.llms.internlm2_chat_7b import llm
+    from .llava_v15_7b_pretrain import data, planned, projector, runtime, schedule, vision_encoder
+
+llm.update(quantization="nf4", freeze=True)

@@ -1,0 +1,9 @@
+"""LLaVA Llama-3-8B, pretrain: the projector alone on LCS-558K. 8 GPUs, batch 256."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.llms.llama3_8b_instruct import llm
+    from .llava_v15_7b_pretrain import data, planned, projector, runtime, schedule, vision_encoder
+
+llm.update(freeze=True)

@@ -1,0 +1,9 @@
+"""LLaVA Vicuna-13B, pretrain: the projector alone on LCS-558K, LLM in NF4. 8 GPUs, batch 256."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.llms.vicuna_13b_v1_5 import llm
+    from .llava_v15_7b_pretrain import data, planned, projector, runtime, schedule, vision_encoder
+
+llm.update(quantization="nf4", freeze=True)

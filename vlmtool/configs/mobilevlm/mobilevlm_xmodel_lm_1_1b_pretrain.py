@@ -1,0 +1,15 @@
+"""MobileVLM's LDP on Xmodel_LM-1.1B, pretrain: the projector alone on LCS-558K. 8 GPUs, batch 256."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.llava_lcs_558k import data
+    from .._base_.llms.xmodel_lm_1_1b import llm
+    from .._base_.projectors.ldp import projector
+    from .._base_.schedules.pretrain_1epoch import schedule
+    from .._base_.vision_encoders.clip_vit_l14_336 import vision_encoder
+
+planned = dict(gpus=8)
+runtime = dict(activation_checkpointing=True)
+llm.update(template="plain", freeze=True)
+vision_encoder.update(freeze=True)
