@@ -42,6 +42,8 @@ class FusedEncoder(nn.Module):
         (mean, std), (other_mean, other_std) = (
             [torch.tensor(values).view(3, 1, 1) for values in colour] for colour in colours
         )
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer("scale", std / other_std, persistent=False)
         self.register_buffer("shift", (mean - other_mean) / other_std, persistent=False)
 
