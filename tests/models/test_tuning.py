@@ -120,7 +120,7 @@ def test_the_loss_is_that_of_peft_alone(standins, kind):
     theirs.load_state_dict(model.llm.state_dict())
     given = prompts()
     embeds = theirs.get_input_embeddings()(given["input_ids"].clamp(max=383)).detach().clone()
-    embeds[:, :4] = model.encode_images(given["pixels"]).detach()
+    embeds[:, :4] = torch.stack(model.encode_images(given["pixels"])).detach()
     mask = torch.ones(2, 16, dtype=torch.long)
     logits = theirs(inputs_embeds=embeds, attention_mask=mask).logits[:, :-1].flatten(0, 1)
     loss = cross_entropy(logits, given["labels"][:, 1:].flatten(), reduction="sum")
