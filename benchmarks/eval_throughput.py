@@ -32,6 +32,7 @@ from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import find_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
+from vlmtool.data.views import OneView
 from vlmtool.demo.benchmark_files import write_benchmark_files
 from vlmtool.demo.data import data_paths
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
@@ -117,7 +118,7 @@ def compose(llm: LlamaForCausalLM, vision: CLIPVisionModel, processor: CLIPImage
     encoder = VisionEncoder(vision)
     projector = MLPProjector(vision.config.hidden_size, llm.config.hidden_size)
     model = VisionLanguageModel(encoder, projector, llm, image_token_id(tokenizer)).eval().requires_grad_(False)
-    transform = ImageTransform(processor, model.tokens_per_image, pad_to_square=True)
+    transform = ImageTransform(OneView(processor, projector.num_tokens(encoder.num_patches), pad_to_square=True))
     template = find_template(None, tokenizer.chat_template)
     return Generator(model, Renderer(tokenizer, template, transform.num_tokens), transform, identity="benchmark")
 
@@ -169,8 +170,8 @@ def bare_loop(generator: Generator, benchmark: MMBench) -> dict[int, str]:
         request = Request(benchmark.prompt(sample))
         prompt = read_prompt(renderer, request)
         with answering(model):
-            pixel_values = transform(prompt.images)
-            embeds = model.embed(torch.tensor([prompt.input_ids]), model.encode_images(pixel_values))
+            image_embeds = model.encode_images(transform(prompt.images))
+            embeds = model.embed(torch.tensor([prompt.input_ids]), image_embeds)
             cache, said = DynamicCache(), []
             for _ in range(SETTINGS.max_new_tokens):
                 output = model.llm(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)

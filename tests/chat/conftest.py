@@ -21,6 +21,7 @@ from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import parse_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
+from vlmtool.data.views import OneView
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.models.vlm import VisionLanguageModel
@@ -102,7 +103,8 @@ def generator(llm_folder: Path) -> Generator:
     torch.manual_seed(1)
     encoder, projector = VisionEncoder(tiny_vision()), MLPProjector(64, 64)
     model = VisionLanguageModel(encoder, projector, tiny_llm(), image_token_id(tokenizer)).eval().requires_grad_(False)
-    transform = ImageTransform(image_processor(), model.tokens_per_image, pad_to_square=True)
+    tokens = model.projector.num_tokens(model.vision_encoder.num_patches)
+    transform = ImageTransform(OneView(image_processor(), tokens, pad_to_square=True))
     return Generator(model, Renderer(tokenizer, parse_template("tiny", TEMPLATE), transform.num_tokens), transform)
 
 

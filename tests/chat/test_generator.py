@@ -36,7 +36,7 @@ def reference(generator: Generator, request: Request, **options) -> list[int]:
     model = generator.model
     ids = torch.tensor([generator.renderer.prompt(request.messages)])
     images = [image for message in request.messages for image in message.images]
-    embeds = model.embed(ids, model.encode_images(generator.transform(images)) if images else None)
+    embeds = model.embed(ids, model.encode_images(generator.transform(images)) if images else [])
     out = model.llm.generate(
         inputs_embeds=embeds, attention_mask=torch.ones_like(ids), max_new_tokens=24, pad_token_id=0, **options
     )

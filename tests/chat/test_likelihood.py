@@ -34,7 +34,7 @@ def reference(generator: Generator, request: Request, option: str) -> float:
     images = [image for message in request.messages for image in message.images]
     model, ids = generator.model, torch.tensor([sample.input_ids])
     with torch.no_grad():
-        embeds = model.embed(ids, model.encode_images(generator.transform(images)) if images else None)
+        embeds = model.embed(ids, model.encode_images(generator.transform(images)) if images else [])
         logits = model.llm(inputs_embeds=embeds).logits[0].log_softmax(-1)
     places = [place for place, label in enumerate(sample.labels) if label != IGNORED][:-1]  # the last is EOS
     assert len(places) == len(option)

@@ -59,7 +59,7 @@ def test_a_folder_alone_is_enough(folders, pictures, expected):
     assert not any(p.requires_grad for p in model.parameters()) and not any(m.training for m in model.modules())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert generator.renderer.template.jinja == TEMPLATE and generator.renderer.template.stop_words == ("###",)
-    assert generator.transform.pad_to_square
+    assert generator.transform.views.pad_to_square
     assert expected != answer(generator, pictures[1])
 
 

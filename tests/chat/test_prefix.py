@@ -29,7 +29,7 @@ def greedy(generator: Generator, request: Request, tokens: int = 24) -> list[int
     model = generator.model
     ids = torch.tensor([generator.renderer.prompt(request.messages)])
     images = [image for message in request.messages for image in message.images]
-    embeds = model.embed(ids, model.encode_images(generator.transform(images)) if images else None)
+    embeds = model.embed(ids, model.encode_images(generator.transform(images)) if images else [])
     found: list[int] = []
     while len(found) < tokens and found[-1:] != [257]:
         found.append(int(model.llm(inputs_embeds=embeds).logits[0, -1].argmax()))
@@ -71,7 +71,7 @@ def test_the_logits_are_those_of_one_pass(prefixed, requests):  # noqa: F811
         for row, request in zip(logits, requests, strict=True):
             ids = torch.tensor([prefixed.renderer.prompt(request.messages)])
             images = [image for message in request.messages for image in message.images]
-            own = prefixed.model.encode_images(prefixed.transform(images)) if images else None
+            own = prefixed.model.encode_images(prefixed.transform(images)) if images else []
             wanted = prefixed.model.llm(inputs_embeds=prefixed.model.embed(ids, own), use_cache=False).logits[0, -1]
             torch.testing.assert_close(row, wanted, rtol=0, atol=1e-5)
 
@@ -98,7 +98,7 @@ def test_likelihoods_see_the_prefix(prefixed):
     prompt = prefixed.renderer.prompt(request.messages)
     ids = torch.tensor([[*prompt, *prefixed.renderer.tokenizer("BC", add_special_tokens=False).input_ids]])
     with torch.no_grad():
-        logits = prefixed.model.llm(inputs_embeds=prefixed.model.embed(ids, None)).logits[0].log_softmax(-1)
+        logits = prefixed.model.llm(inputs_embeds=prefixed.model.embed(ids)).logits[0].log_softmax(-1)
     wanted = sum(logits[place - 1, ids[0, place]] for place in range(len(prompt), ids.shape[1]))
     assert found["BC"] == pytest.approx(float(wanted), abs=1e-4)
 

@@ -18,6 +18,7 @@ from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_state
 from vlmtool.recipe.load import parse_recipe
 from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.pixels import Pixels
 
 LORA = {"r": 8, "alpha": 16.0}
 CPU = torch.device("cpu")
@@ -39,8 +40,8 @@ def input_ids() -> torch.Tensor:
     return torch.randint(3, 384, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
-def pixel_values() -> torch.Tensor:
-    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+def pixels() -> Pixels:
+    return Pixels.one_view_each(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)))
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def logits(llm: torch.nn.Module) -> torch.Tensor:
 @torch.no_grad()
 def features(vision_model: torch.nn.Module) -> torch.Tensor:
     """Hidden states at layer -2 of a whole vision model of 3 blocks."""
-    states = vision_model.eval()(pixel_values(), output_hidden_states=True).hidden_states
+    states = vision_model.eval()(pixels().values, output_hidden_states=True).hidden_states
     assert len(states) == 4
     return states[-2]
 

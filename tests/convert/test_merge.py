@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel
 
-from tests.convert.conftest import LORA, Train, features, input_ids, logits, pixel_values, plain_llm
+from tests.convert.conftest import LORA, Train, features, input_ids, logits, pixels, plain_llm
 from tests.standins import make_llama
 from vlmtool.chat.load import load_chat_model
 from vlmtool.convert import merge as module
@@ -112,8 +112,7 @@ def test_every_adapter_of_a_folder(folder, standins, tmp_path):
     ids = torch.cat([torch.full((2, 4), chat.model.image_token_id), input_ids()], dim=1)
     with torch.no_grad():
         ours, theirs = (
-            m.llm(inputs_embeds=m.embed(ids, m.encode_images(pixel_values()))).logits
-            for m in (merged_chat.model, chat.model)
+            m.llm(inputs_embeds=m.embed(ids, m.encode_images(pixels()))).logits for m in (merged_chat.model, chat.model)
         )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
@@ -126,7 +125,7 @@ def test_a_merged_part_goes_with_the_folder_of_its_adapter(folder, tmp_path):
     torch.testing.assert_close(logits(chat.model.llm), logits(plain_llm(merged / "llm")))  # not applied twice
     base = CLIPVisionModel.from_pretrained(merged / "visual_encoder")
     with torch.no_grad():
-        torch.testing.assert_close(chat.model.vision_encoder(pixel_values()), features(base)[:, 1:])
+        torch.testing.assert_close(chat.model.vision_encoder(pixels())[0], features(base)[:, 1:])
 
 
 def test_a_part_without_adapter_stays_as_it_was(train, standins, tmp_path):

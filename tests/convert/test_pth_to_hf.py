@@ -10,7 +10,7 @@ from peft import AutoPeftModel, AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel, SiglipVisionModel
 
-from tests.convert.conftest import LORA, features, input_ids, logits, pixel_values, plain_llm
+from tests.convert.conftest import LORA, features, input_ids, logits, pixels, plain_llm
 from tests.standins import make_llama
 from vlmtool.convert import pth_to_hf as module
 from vlmtool.convert.pth_to_hf import pth_to_hf
@@ -34,7 +34,7 @@ def test_adapters_of_both_parts_and_the_projector(train, standins, tmp_path):
         CLIPVisionModel.from_pretrained(standins.clip), folder / "visual_encoder_adapter"
     )
     with torch.no_grad():
-        ours = run.model.vision_encoder(pixel_values())
+        ours = run.model.vision_encoder(pixels())[0]
     torch.testing.assert_close(features(encoder)[:, 1:], ours, rtol=0, atol=1e-6)
     assert not torch.allclose(features(CLIPVisionModel.from_pretrained(standins.clip))[:, 1:], ours, atol=1e-2)
 
@@ -54,7 +54,7 @@ def test_adapters_find_their_bases(train, standins, tmp_path):
     encoder = AutoPeftModel.from_pretrained(folder / "visual_encoder_adapter")
     assert isinstance(encoder.base_model.model, SiglipVisionModel)
     with torch.no_grad():
-        torch.testing.assert_close(features(encoder), run.model.vision_encoder(pixel_values()))  # no CLS to drop
+        torch.testing.assert_close(features(encoder), run.model.vision_encoder(pixels())[0])  # no CLS to drop
 
 
 def test_adapter_of_a_quantised_llm(train, standins, tmp_path):
@@ -112,7 +112,7 @@ def test_fully_trained_encoder_keeps_the_upper_blocks_of_its_base(train, standin
     folder = pth_to_hf(run.recipe, run.path, tmp_path / "hf")
     encoder, base = (CLIPVisionModel.from_pretrained(f) for f in (folder / "visual_encoder", standins.clip))
     with torch.no_grad():
-        torch.testing.assert_close(features(encoder)[:, 1:], run.model.vision_encoder(pixel_values()))
+        torch.testing.assert_close(features(encoder)[:, 1:], run.model.vision_encoder(pixels())[0])
     last = [name for name in base.state_dict() if ".layers.2." in name]
     assert last
     for name in last:
@@ -169,9 +169,7 @@ def test_the_whole_folder_is_the_training_model(train, tmp_path):
     assert chat.image_token_id == run.model.image_token_id
     ids = torch.cat([torch.full((2, 4), chat.image_token_id), input_ids()], dim=1)
     with torch.no_grad():
-        ours, theirs = (
-            m.llm(inputs_embeds=m.embed(ids, m.encode_images(pixel_values()))).logits for m in (chat, run.model)
-        )
+        ours, theirs = (m.llm(inputs_embeds=m.embed(ids, m.encode_images(pixels()))).logits for m in (chat, run.model))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from transformers import CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from tests.convert.conftest import Train, Trained, features, input_ids, logits, pixel_values, plain_llm
+from tests.convert.conftest import Train, Trained, features, input_ids, logits, pixels, plain_llm
 from tests.convert.test_commands import vlmtool
 from tests.models.test_tuning import KINDS, WAYS
 from vlmtool.chat.load import load_chat_model
@@ -38,7 +38,7 @@ LORAS = ["dora", "rslora", "dora rslora"]
 def whole_logits(model: VisionLanguageModel) -> torch.Tensor:
     """Of two rows, each an image and 12 tokens."""
     ids = torch.cat([torch.full((2, 4), model.image_token_id), input_ids()], dim=1)
-    return model.eval().llm(inputs_embeds=model.embed(ids, model.encode_images(pixel_values()))).logits.float()
+    return model.eval().llm(inputs_embeds=model.embed(ids, model.encode_images(pixels()))).logits.float()
 
 
 def converted(run: Trained, tmp_path: Path) -> Path:
@@ -89,8 +89,8 @@ def test_an_encoder(train, standins, tmp_path, kind):
     folder = converted(run, tmp_path)
     chat = load_chat_model(str(folder), device="cpu").model
     with torch.no_grad():
-        wanted = run.model.vision_encoder(pixel_values())
-        torch.testing.assert_close(chat.vision_encoder(pixel_values()), wanted, rtol=0, atol=1e-5)
+        wanted = run.model.vision_encoder(pixels())[0]
+        torch.testing.assert_close(chat.vision_encoder(pixels())[0], wanted, rtol=0, atol=1e-5)
     merged = merge_part(str(standins.clip), str(folder / "visual_encoder_adapter"), tmp_path / "merged")
     torch.testing.assert_close(features(CLIPVisionModel.from_pretrained(merged))[:, 1:], wanted, rtol=0, atol=1e-4)
 

@@ -17,6 +17,7 @@ from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import find_template
 from vlmtool.data.tokenizer import load_tokenizer
+from vlmtool.data.views import OneView
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<eoh>", "<eoa>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>",
            "<|end_header_id|>", "<|eot_id|>"]  # fmt: skip
@@ -91,7 +92,7 @@ def picture(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def transform(tmp_path: Path, processor: CLIPImageProcessorPil) -> ImageTransform:
-    return ImageTransform(processor, NUM_IMAGE_TOKENS, image_folder=tmp_path / "images")
+    return ImageTransform(OneView(processor, NUM_IMAGE_TOKENS), tmp_path / "images")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from vlmtool.data import check as check_module
 from vlmtool.data.check import check_data
 from vlmtool.data.check_record import Prompting
 from vlmtool.data.check_report import DEFECTS, CheckReport
+from vlmtool.data.conversation import Image
 from vlmtool.data.formats import json_stream
 from vlmtool.data.templates.library import find_template, parse_template
 from vlmtool.utils.errors import UsageError
@@ -23,12 +24,16 @@ def record(name, question="<image>\nWhat?", answer="Yes", image="good.png") -> d
     return {"id": name, "image": image, "conversations": turns}
 
 
+def four_tokens(image: Image) -> int:
+    return 4
+
+
 @pytest.fixture
 def check(tokenizer, tmp_path, picture):
     picture("good.png")
 
     def run(*paths, template=None, **options) -> CheckReport:
-        prompting = Prompting(tokenizer, template or find_template("vicuna", None), 4, MAX_LENGTH)
+        prompting = Prompting(tokenizer, template or find_template("vicuna", None), four_tokens, MAX_LENGTH)
         return check_data(paths, tmp_path / "images", prompting, **options)
 
     return run

@@ -157,5 +157,5 @@ def test_a_template_without_marks_is_refused_before_work_starts(vlmtool, tmp_pat
 def test_a_damaged_encoder_folder_is_named(vlmtool, tmp_path):
     folder = tmp_path / "encoder"
     folder.mkdir()
-    with pytest.raises(CheckpointError, match="image processor cannot be loaded"):
+    with pytest.raises(CheckpointError, match="config cannot be read"):
         vlmtool("check", [record("a")], vision_encoder__path=folder)

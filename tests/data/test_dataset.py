@@ -35,11 +35,11 @@ def test_a_sample_holds_its_ids_labels_and_pixels(dataset, picture, transform, r
     rendered = renderer("vicuna").sample(made)
     assert sample.id == "s"
     assert (sample.input_ids.tolist(), sample.labels.tolist()) == (rendered.input_ids, rendered.labels)
-    assert torch.equal(sample.pixel_values, transform([Image("b.png"), Image("a.png")]))
+    assert torch.equal(sample.pixels.values, transform([Image("b.png"), Image("a.png")]).values)
 
 
 def test_a_text_only_sample_has_no_pixels(dataset):
-    assert dataset(conversation("s", "Yes"))[0].pixel_values is None
+    assert dataset(conversation("s", "Yes"))[0].pixels is None
 
 
 def test_a_cut_answer_is_counted_and_named(dataset, renderer):
@@ -127,7 +127,7 @@ def test_a_mixed_batch_is_padded_on_the_right(dataset, picture, tokenizer):
     samples = [data[i] for i in range(3)]
     batch = Collator(tokenizer.pad_token_id, data.renderer.image_token_id)(samples)
     assert batch.ids == ("two", "none", "one")
-    assert torch.equal(batch.pixel_values, torch.cat([samples[0].pixel_values, samples[2].pixel_values]))
+    assert torch.equal(batch.pixels.values, torch.cat([samples[0].pixels.values, samples[2].pixels.values]))
     assert batch.num_tokens == sum(len(s.input_ids) for s in samples)
     assert batch.num_supervised == sum(int((s.labels[1:] != IGNORED).sum()) for s in samples)
     for row, sample in enumerate(samples):
@@ -140,7 +140,7 @@ def test_a_mixed_batch_is_padded_on_the_right(dataset, picture, tokenizer):
 
 def test_a_text_only_batch_has_no_pixels(dataset, tokenizer):
     data = dataset(conversation("a", "Yes"), conversation("b", "No"))
-    assert Collator(tokenizer.pad_token_id, data.renderer.image_token_id)([data[0], data[1]]).pixel_values is None
+    assert Collator(tokenizer.pad_token_id, data.renderer.image_token_id)([data[0], data[1]]).pixels is None
 
 
 def test_a_batch_that_supervises_nothing_stops(dataset):
@@ -170,4 +170,4 @@ def test_workers_that_start_from_nothing_make_the_same_samples(dataset, picture)
     for sample, expected in zip(made, [data[0], data[1]], strict=True):
         assert sample.id == expected.id
         assert torch.equal(sample.input_ids, expected.input_ids) and torch.equal(sample.labels, expected.labels)
-    assert torch.equal(made[0].pixel_values, data[0].pixel_values)
+    assert torch.equal(made[0].pixels.values, data[0].pixels.values)

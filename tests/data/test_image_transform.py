@@ -8,7 +8,9 @@ import torch
 from PIL import Image as PILImage
 
 from vlmtool.data.conversation import Image
-from vlmtool.data.image_transform import ImageTransform, load_image_processor, open_picture, picture_size, square
+from vlmtool.data.image_processor import load_image_processor
+from vlmtool.data.image_transform import ImageTransform, open_picture, picture_size
+from vlmtool.data.views import OneView, square
 from vlmtool.utils.errors import CheckpointError, DataError
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [128, 64, 32]]], np.uint8)
@@ -22,13 +24,13 @@ def colours() -> PILImage.Image:
 def test_pixel_values_are_those_of_the_processor(picture, transform, processor):
     paths = [picture("a.png", 20, 10), picture("b.png", 16, 30)]
     expected = processor([PILImage.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
-    assert torch.equal(transform([Image("a.png"), Image("b.png")]), expected)
+    assert torch.equal(transform([Image("a.png"), Image("b.png")]).values, expected)
     assert expected.shape == (2, 3, 16, 16)
 
 
 def test_a_picture_in_memory_is_as_good_as_its_file(picture, transform):
     path = picture("a.png")
-    assert torch.equal(transform([Image(PILImage.open(path))]), transform([Image("a.png")]))
+    assert torch.equal(transform([Image(PILImage.open(path))]).values, transform([Image("a.png")]).values)
 
 
 @pytest.mark.parametrize(("width", "height"), [(7, 4), (4, 7), (5, 5), (1, 6)])
@@ -42,9 +44,9 @@ def test_padding_puts_the_picture_in_the_middle_of_the_mean_colour(picture, widt
     expected[top : top + height, left : left + width] = np.asarray(PILImage.open(path))
     assert np.array_equal(np.asarray(square(open_picture(path), tuple(mean))), expected)
 
-    padded = ImageTransform(processor, 4, pad_to_square=True, image_folder=tmp_path / "images")
+    padded = ImageTransform(OneView(processor, 4, pad_to_square=True), tmp_path / "images")
     pixel_values = processor([PILImage.fromarray(expected)], return_tensors="pt")["pixel_values"]
-    assert torch.equal(padded([Image("a.png")]), pixel_values)
+    assert torch.equal(padded([Image("a.png")]).values, pixel_values)
 
 
 @pytest.mark.parametrize(

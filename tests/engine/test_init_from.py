@@ -76,8 +76,8 @@ def test_the_next_stage_names_every_stage_before(before, start, tmp_path):
             text_hash(find_template(name, None).jinja)[:12] for name in ("vicuna", "internlm_chat")
         ))),
         ("data.pad_to_square=False", ("data.pad_to_square=True",)),
-        ("vision_encoder.select_layer=-1", ("hidden state -2", "reads -1")),
-        ("vision_encoder.select_strategy='full'", ("(auto)", "(full)")),
+        ("vision_encoder.select_layer=-1", ("select_layer -2", "select_layer -1")),
+        ("vision_encoder.select_strategy='full'", ("select_strategy auto", "select_strategy full")),
         ("projector.hidden_act='relu'", ("hidden_act gelu", "hidden_act relu")),
     ],
 )  # fmt: skip

@@ -48,9 +48,9 @@ def plain_loop(standins, start: dict[str, torch.Tensor], batches: list, lr: floa
             group["lr"] = lr * factor
         is_image = batch.input_ids >= llm.config.vocab_size
         embeds = llm.get_input_embeddings()(batch.input_ids.masked_fill(is_image, 0)).detach().clone()
-        if batch.pixel_values is not None:
+        if batch.pixels is not None:
             with torch.no_grad():
-                features = clip(batch.pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
+                features = clip(batch.pixels.values, output_hidden_states=True).hidden_states[-2][:, 1:]
             embeds[is_image] = projector(features).flatten(0, 1)
         logits = llm(inputs_embeds=embeds).logits[:, :-1]
         loss = cross_entropy(logits.flatten(0, 1), batch.labels[:, 1:].flatten())

@@ -78,7 +78,7 @@ def test_the_noise_of_a_step_is_measured_by_the_length_of_each_sample(small, tmp
     for given in (lengths, None):
         torch.manual_seed(1)
         with torch.no_grad(), runner.autocast():
-            loss = model(batch.input_ids, batch.labels, batch.pixel_values, lengths=given)
+            loss = model(batch.input_ids, batch.labels, batch.pixels, lengths=given)
         found.append(loss.total.item() / int(loss.num_tokens))
     runner.register_hook(SeedHook(), priority="LOWEST")
     runner.train()

@@ -19,6 +19,7 @@ from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import parse_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
+from vlmtool.data.views import OneView
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.benchmarks.multiple_choice import MultipleChoice
@@ -44,7 +45,8 @@ def generator(tmp_path) -> Iterator[Generator]:
     torch.manual_seed(1)
     parts = VisionEncoder(tiny_vision()), MLPProjector(64, 64), tiny_llm()
     model = VisionLanguageModel(*parts, image_token_id(tokenizer)).eval().requires_grad_(False)
-    transform = ImageTransform(image_processor(), model.tokens_per_image, pad_to_square=True)
+    tokens = model.projector.num_tokens(model.vision_encoder.num_patches)
+    transform = ImageTransform(OneView(image_processor(), tokens, pad_to_square=True))
     renderer = Renderer(tokenizer, parse_template("tiny", TEMPLATE), transform.num_tokens)
     yield Generator(model, renderer, transform, identity="weights")
     torch.set_num_threads(before)

@@ -195,9 +195,13 @@ def test_where_blocks_end_changes_nothing(folder, data, block):
         assert repr(whole) == repr(pieces)
 
 
+def four_tokens(image: Image) -> int:
+    return 4
+
+
 @pytest.fixture(scope="module")
 def prompting(standins) -> Prompting:
-    return Prompting(load_tokenizer(standins.llama), find_template("vicuna", None), 4, 60)
+    return Prompting(load_tokenizer(standins.llama), find_template("vicuna", None), four_tokens, 60)
 
 
 @example(data=b"\x80", deep=False)

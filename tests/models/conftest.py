@@ -1,5 +1,7 @@
 """Tiny parts in memory; every size a multiple of 64 where NF4 may come."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.utils.pixels import Pixels
 
 VOCABULARY = 128
 IMAGE_TOKEN = VOCABULARY + 7  # outside the LLM's vocabulary, as with a tokenizer that got <image> added
@@ -56,7 +59,7 @@ def vlm() -> VisionLanguageModel:
     return VisionLanguageModel(encoder, projector, llama().requires_grad_(False), IMAGE_TOKEN).train()
 
 
-def batch(images_per_row: tuple[int, ...] = (1, 0, 2)) -> dict[str, torch.Tensor | None]:
+def batch(images_per_row: tuple[int, ...] = (1, 0, 2)) -> dict[str, Any]:
     """A right-padded batch; row i holds `images_per_row[i]` images and 3 + i supervised tokens."""
     generator = torch.Generator().manual_seed(4)
     rows = []
@@ -69,4 +72,8 @@ def batch(images_per_row: tuple[int, ...] = (1, 0, 2)) -> dict[str, torch.Tensor
         labels[number, len(row) - 3 - number : len(row)] = row[-3 - number :]
     total = sum(images_per_row)
     pixels = torch.randn(total, 3, 32, 32, generator=generator) if total else None
-    return {"input_ids": input_ids, "labels": labels, "pixel_values": pixels}
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "pixels": Pixels.one_view_each(pixels) if pixels is not None else None,
+    }

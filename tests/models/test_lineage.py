@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import Identity
 from vlmtool.models.lineage import Guard, Setup, check_setup, describe_projector, stage_of, text_hash
 from vlmtool.utils.errors import CheckpointError
@@ -13,7 +14,7 @@ ALIGNED = Setup(
     parts={"llm": ("base", Identity("a" * 64, "b" * 64)), "vision_encoder": ("clip", Identity("c" * 64))},
     template=("vicuna", text_hash("vicuna's text")),
     projector=MLP,
-    select=(-2, "auto"),
+    reading=Reading(),
     pad_to_square=True,
     trains=frozenset({"projector"}),
 )
@@ -28,8 +29,8 @@ OTHER_TEMPLATE = {"template": ("plain", text_hash("plain text"))}
         ({"parts": {**ALIGNED.parts, "llm": ("x", Identity("a" * 64, "e" * 64))}}, ("config.json", "b" * 12, "e" * 12)),
         ({"parts": {**ALIGNED.parts, "vision_encoder": ("x", Identity("f" * 64))}}, ("another vision_encoder",)),
         ({"projector": MLP | {"options": {"depth": 3}}}, ("depth 2", "depth 3", text_hash(MLP)[:12])),
-        ({"select": (-1, "auto")}, ("hidden state -2", "-1")),
-        ({"select": (-2, "full")}, ("(auto)", "(full)")),
+        ({"reading": Reading(-1)}, ("select_layer -2", "select_layer -1")),
+        ({"reading": Reading(-2, "full")}, ("select_strategy auto", "select_strategy full")),
     ],
 )
 def test_what_the_projector_was_aligned_to_stays(change, said):
@@ -41,7 +42,12 @@ def test_what_the_projector_was_aligned_to_stays(change, said):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(OTHER_TEMPLATE, (text_hash("vicuna's text")[:12], text_hash("plain text")[:12])), ({"pad_to_square": False}, ())],
+    [
+        (OTHER_TEMPLATE, (text_hash("vicuna's text")[:12], text_hash("plain text")[:12])),
+        ({"pad_to_square": False}, ()),
+        ({"reading": Reading(tiles=((1, 2),)), "projector": MLP | {"row_end": True}}, ("another projector",)),
+        ({"reading": Reading(image_size=64)}, ("image_size None", "image_size 64")),
+    ],
 )
 def test_prompt_and_padding_stay_once_more_than_the_projector_was_trained(change, said):
     check_setup(ALIGNED, replace(ALIGNED, **change), "iter_1.pth", Guard())  # LLaVA's own two stages
@@ -59,8 +65,8 @@ def test_what_was_not_recorded_is_not_compared():
 def test_force_warns_and_keeps_a_record(capsys):
     guard = Guard(force=True)
     for _ in range(2):
-        check_setup(TUNED, replace(TUNED, select=(-1, "auto"), pad_to_square=False), "iter_1.pth", guard)
-    assert len(guard.overridden) == 2 and "hidden state -2" in guard.overridden[0]
+        check_setup(TUNED, replace(TUNED, reading=Reading(-1), pad_to_square=False), "iter_1.pth", guard)
+    assert len(guard.overridden) == 2 and "select_layer -2" in guard.overridden[0]
     said = capsys.readouterr().err
     assert said.count("Warning: iter_1.pth was trained") == 2 and "Forced." in said
 

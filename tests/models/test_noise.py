@@ -54,7 +54,7 @@ def test_noise_is_on_text_in_training_alone_and_follows_the_seed(vlm):
         model(**given, lengths=lengths)
         return llm.embeds[-1]
 
-    clean = vlm.embed(given["input_ids"], vlm.encode_images(given["pixel_values"])).detach()
+    clean = vlm.embed(given["input_ids"], vlm.encode_images(given["pixels"])).detach()
     first, again, other, padded = embeds(1), embeds(1), embeds(2), embeds(1, None)
     assert torch.equal(first, again) and not torch.equal(first, other)
     is_text = given["input_ids"] != IMAGE_TOKEN

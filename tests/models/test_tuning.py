@@ -8,7 +8,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from tests.convert.conftest import CPU, input_ids, pixel_values, sections
+from tests.convert.conftest import CPU, input_ids, pixels, sections
 from tests.models.conftest import IMAGE_TOKEN, batch
 from vlmtool.engine.build import build_model
 from vlmtool.engine.expand import expand
@@ -47,7 +47,7 @@ def prompts(image_token: int = 384) -> dict[str, torch.Tensor]:
     """Two rows, each of one image and 12 tokens, of which 4 are supervised."""
     ids = torch.cat([torch.full((2, 4), image_token), input_ids()], dim=1)
     labels = torch.where(torch.arange(16) >= 12, ids, -100)
-    return {"input_ids": ids, "labels": labels, "pixel_values": pixel_values()}
+    return {"input_ids": ids, "labels": labels, "pixels": pixels()}
 
 
 def train(model: VisionLanguageModel, steps: int = 2) -> None:
@@ -120,7 +120,7 @@ def test_the_loss_is_that_of_peft_alone(standins, kind):
     theirs.load_state_dict(model.llm.state_dict())
     given = prompts()
     embeds = theirs.get_input_embeddings()(given["input_ids"].clamp(max=383)).detach().clone()
-    embeds[:, :4] = model.encode_images(given["pixel_values"]).detach()
+    embeds[:, :4] = torch.stack(model.encode_images(given["pixels"])).detach()
     mask = torch.ones(2, 16, dtype=torch.long)
     logits = theirs(inputs_embeds=embeds, attention_mask=mask).logits[:, :-1].flatten(0, 1)
     loss = cross_entropy(logits, given["labels"][:, 1:].flatten(), reduction="sum")
@@ -132,7 +132,7 @@ def test_the_loss_is_that_of_peft_alone(standins, kind):
 def test_a_prefix_is_seen_by_every_row_alike(standins):
     """Right padding and neighbours change nothing; without its prefix the model says something else."""
     model = built(standins, recipe_of(standins, KINDS["prefix"])).eval()
-    given = {**batch((1, 0, 2)), "pixel_values": None}
+    given = {**batch((1, 0, 2)), "pixels": None}
     given["input_ids"] = torch.where(given["input_ids"] == IMAGE_TOKEN, 5, given["input_ids"])
     with torch.no_grad():
         whole = model(**given).total

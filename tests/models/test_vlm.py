@@ -6,11 +6,13 @@ from torch.nn.functional import cross_entropy
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from tests.models.conftest import IMAGE_TOKEN, VOCABULARY, batch, clip, llama, siglip
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.llm import head_at
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.models.splice import splice_image_embeds
 from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.utils.pixels import Pixels
 
 
 def hf_llava(vlm: VisionLanguageModel) -> LlavaForConditionalGeneration:
@@ -41,10 +43,10 @@ def test_logits_equal_hugging_faces_llava(vlm):
     inputs = batch()
     mask = (inputs["labels"] != -100) | (inputs["input_ids"] != 0)
     with torch.no_grad():
-        embeds = vlm.embed(inputs["input_ids"], vlm.encode_images(inputs["pixel_values"]))
+        embeds = vlm.embed(inputs["input_ids"], vlm.encode_images(inputs["pixels"]))
         ours = vlm.llm(inputs_embeds=embeds).logits
         theirs = hf_llava(vlm)(
-            input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], attention_mask=mask.long()
+            input_ids=inputs["input_ids"], pixel_values=inputs["pixels"].values, attention_mask=mask.long()
         ).logits
     torch.testing.assert_close(ours[mask], theirs[mask][:, :VOCABULARY], atol=1e-4, rtol=0)
 
@@ -53,7 +55,7 @@ def test_loss_is_the_sum_over_supervised_tokens(vlm):
     inputs = batch()
     with torch.no_grad():
         loss = vlm(**inputs)
-        logits = hf_llava(vlm)(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits
+        logits = hf_llava(vlm)(input_ids=inputs["input_ids"], pixel_values=inputs["pixels"].values).logits
         targets = inputs["labels"][:, 1:]
         expected = cross_entropy(logits[:, :-1, :VOCABULARY].flatten(0, 1), targets.flatten(), reduction="sum")
     assert int(loss.num_tokens) == 3 + 4 + 5
@@ -64,12 +66,12 @@ def test_padding_does_not_change_a_row(vlm):
     inputs = batch((1, 0, 2))
     alone = {
         "input_ids": inputs["input_ids"][:1, :10], "labels": inputs["labels"][:1, :10],
-        "pixel_values": inputs["pixel_values"][:1],
+        "pixels": Pixels.one_view_each(inputs["pixels"].values[:1]),
     }  # fmt: skip
     others = {
         "input_ids": inputs["input_ids"][1:],
         "labels": inputs["labels"][1:],
-        "pixel_values": inputs["pixel_values"][1:],
+        "pixels": Pixels.one_view_each(inputs["pixels"].values[1:]),
     }
     with torch.no_grad():
         parts = vlm(**alone).total + vlm(**others).total
@@ -81,7 +83,7 @@ def test_gradient_is_that_of_full_logits(vlm):
     vlm(**inputs).total.backward()
     ours = vlm.projector.model[0].weight.grad.clone()
     vlm.zero_grad()
-    embeds = vlm.embed(inputs["input_ids"], vlm.encode_images(inputs["pixel_values"]))
+    embeds = vlm.embed(inputs["input_ids"], vlm.encode_images(inputs["pixels"]))
     logits = vlm.llm(inputs_embeds=embeds).logits
     cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum").backward()
     torch.testing.assert_close(ours, vlm.projector.model[0].weight.grad, atol=1e-5, rtol=1e-4)
@@ -109,24 +111,25 @@ def test_text_only_batch_gives_every_trained_weight_a_gradient(vlm):
 def test_frozen_encoder_runs_without_autograd(vlm):
     seen = []
     vlm.vision_encoder.register_forward_hook(lambda *args: seen.append(args[-1]))
-    pixels = batch()["pixel_values"].requires_grad_(True)
+    pixels = batch()["pixels"]
+    pixels.values.requires_grad_(True)
     vlm.encode_images(pixels)
     vlm.vision_encoder.requires_grad_(True)
     vlm.encode_images(pixels)
-    assert [features.requires_grad for features in seen] == [False, True]
+    assert [features[0].requires_grad for features in seen] == [False, True]
 
 
 def test_clip_drops_cls_and_siglip_keeps_every_patch():
-    pixels = batch()["pixel_values"]
+    pixels = batch()["pixels"]
     for model, kept in ((clip(), slice(1, None)), (siglip(), slice(None))):
         with torch.no_grad():
-            whole = model(pixels, output_hidden_states=True).hidden_states
+            whole = model(pixels.values, output_hidden_states=True).hidden_states
             for layer in (-1, -2, 1):
-                encoder = VisionEncoder(type(model)(model.config).eval(), layer)
+                encoder = VisionEncoder(type(model)(model.config).eval(), Reading(layer))
                 encoder.model.load_state_dict(
                     {k: v for k, v in model.state_dict().items() if k in encoder.model.state_dict()}
                 )
-                features = encoder(pixels)
+                (features,) = encoder(pixels)
                 torch.testing.assert_close(features, whole[layer][:, kept])
                 assert features.shape[1] == encoder.num_patches == 4
 
@@ -135,7 +138,7 @@ def test_select_layer_out_of_range_is_refused():
     from vlmtool.utils.errors import UsageError
 
     with pytest.raises(UsageError, match="has 3 blocks"):
-        VisionEncoder(clip(), -9)
+        VisionEncoder(clip(), Reading(-9))
 
 
 def test_lost_image_token_is_reported(vlm):
@@ -148,7 +151,7 @@ def test_lost_image_token_is_reported(vlm):
 
 def test_splice_puts_images_in_reading_order():
     text = torch.zeros(2, 3, 1)
-    images = torch.tensor([[[1.0]], [[2.0]]])
+    images = [torch.tensor([[1.0]]), torch.tensor([[2.0]])]
     is_image = torch.tensor([[False, True, False], [False, False, True]])
     assert splice_image_embeds(text, images, is_image).flatten().tolist() == [0, 1, 0, 0, 0, 2]
     assert not text.any()  # the input is not modified

@@ -17,15 +17,16 @@ from PIL import Image as PILImage
 from tests.safety import evil
 from vlmtool.data.conversation import Image
 from vlmtool.data.formats.llava import parse_record
+from vlmtool.data.image_processor import load_image_processor
 from vlmtool.data.image_transform import (
     ImageTransform,
     check_picture,
-    load_image_processor,
     open_picture,
     picture_size,
     read_picture,
 )
 from vlmtool.data.picture_file import FORMATS, MAX_PIXELS, MAX_RATIO, MAX_SIDE, check_size
+from vlmtool.data.views import OneView
 from vlmtool.evaluation.files.pictures import PictureError, decode_picture
 from vlmtool.evaluation.files.pictures import open_picture as open_cell
 from vlmtool.utils.errors import DataError
@@ -39,7 +40,7 @@ PDF = b"%PDF-1.4\n1 0 obj <<>> endobj\ntrailer <<>>\n%%EOF"
 
 @pytest.fixture(scope="module")
 def transform(standins) -> ImageTransform:
-    return ImageTransform(load_image_processor(standins.clip), 4, image_folder=standins.images)
+    return ImageTransform(OneView(load_image_processor(standins.clip), 4), standins.images)
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -142,7 +143,7 @@ def test_odd_names_open_nothing(tmp_path, name, transform):
     """Whether the record is refused or the picture is not found: it is told, and nothing outside is read."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "a.jpg").write_bytes((transform.image_folder / "000_0.jpg").read_bytes())
-    inside = ImageTransform(transform.processor, 4, image_folder=tmp_path / "folder" / "..")
+    inside = ImageTransform(transform.views, tmp_path / "folder" / "..")
     for source in (name, f"./{name}"):
         with pytest.raises(DataError):
             images = parse_record(record(source), "data.json: record 1", "1").images
@@ -157,7 +158,7 @@ def test_an_address_in_a_record_is_told_apart(transform):
 def test_links_in_the_folder_are_followed(tmp_path, transform):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").symlink_to(transform.image_folder / "000_0.jpg")
-    inside = ImageTransform(transform.processor, 4, image_folder=tmp_path / "images")
+    inside = ImageTransform(transform.views, tmp_path / "images")
     assert inside(parse_record(record("a.jpg"), "", "1").images).shape == (1, 3, 32, 32)
 
 

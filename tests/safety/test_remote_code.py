@@ -15,7 +15,7 @@ import torch
 from tests.chat.folders import MLP
 from vlmtool.cli.invoke import invoke
 from vlmtool.cli.main import app
-from vlmtool.data.image_transform import load_image_processor
+from vlmtool.data.image_processor import load_image_processor
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.build import build_vision_encoder, load_encoder_weights
 from vlmtool.models.folder import save_projector

@@ -3,12 +3,11 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from vlmtool.chat.decoder import ImagePosition
 from vlmtool.chat.prompt import Prompt
 from vlmtool.data.conversation import Image
 from vlmtool.data.image_transform import ImageTransform
+from vlmtool.utils.pixels import Pixels
 
 WORTH_SHARING = 0.5  # of the shorter prompt: less is not worth an own pass of the model
 
@@ -27,13 +26,13 @@ class Batch:
     """Prompts, and the different pictures in them, each once.
 
     Attributes:
-        pixel_values: (I, 3, H, W), or None without pictures.
+        pixels: of the pictures, or None without any.
         number_of: which of them a picture is.
     """
 
     prompts: list[Prompt]
     families: list[Family]
-    pixel_values: Tensor | None
+    pixels: Pixels | None
     number_of: Mapping[Hashable, int]
 
 
@@ -47,9 +46,9 @@ def read_batch(prompts: Sequence[Prompt], transform: ImageTransform | None) -> B
     for prompt in prompts:
         for key, image in zip(prompt.image_keys, prompt.images, strict=True):
             pictures.setdefault(key, image)
-    pixel_values = transform(list(pictures.values())) if pictures and transform is not None else None
+    pixels = transform(list(pictures.values())) if pictures and transform is not None else None
     numbers = {key: number for number, key in enumerate(pictures)}
-    return Batch(list(prompts), find_families(prompts), pixel_values, numbers)
+    return Batch(list(prompts), find_families(prompts), pixels, numbers)
 
 
 def find_families(prompts: Sequence[Prompt]) -> list[Family]:

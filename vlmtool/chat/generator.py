@@ -154,21 +154,19 @@ class Generator:
             cache.keys[:] = prompt.keys
         return decoder, logits
 
-    def _encode(self, batch: Batch) -> Tensor | None:
-        """Embeddings (I, N', D) of the batch's different images."""
-        pixel_values = batch.pixel_values
-        return None if pixel_values is None else self.model.encode_images(pixel_values.to(self.model.device))
+    def _encode(self, batch: Batch) -> list[Tensor]:
+        """Embeddings (N'_i, D) of each of the batch's different images."""
+        return [] if batch.pixels is None else self.model.encode_images(batch.pixels.to(self.model.device))
 
     def _embed(
-        self, prompts: Sequence[Prompt], batch: Batch, image_embeds: Tensor | None
+        self, prompts: Sequence[Prompt], batch: Batch, image_embeds: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """Embeddings (B, T, D) padded on the left, and the mask (B, T), None where nothing is padded."""
         longest = max(len(prompt.input_ids) for prompt in prompts)
         rows = [torch.tensor(prompt.input_ids) for prompt in prompts]
         input_ids = torch.stack([pad(row, (longest - len(row), 0)) for row in rows]).to(self.model.device)
         mask = torch.stack([pad(torch.ones_like(row), (longest - len(row), 0)) for row in rows]).to(self.model.device)
-        which = [batch.number_of[key] for prompt in prompts for key in prompt.image_keys]
-        own = image_embeds[which] if image_embeds is not None and which else None
+        own = [image_embeds[batch.number_of[key]] for prompt in prompts for key in prompt.image_keys]
         return self.model.embed(input_ids, own), None if bool(mask.all()) else mask
 
     def _read(self, request: Request, known: dict[Hashable, Hashable] | None = None) -> Prompt:

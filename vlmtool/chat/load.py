@@ -13,7 +13,7 @@ from vlmtool.chat.adapter import add_adapter
 from vlmtool.chat.generator import Generator
 from vlmtool.chat.plan import Flags, ModelPlan, PartPlan, make_plan
 from vlmtool.chat.text_model import TextModel, refuse_image
-from vlmtool.data.image_transform import ImageTransform, load_image_processor
+from vlmtool.chat.transform import make_transform
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import ChatTemplate, find_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
@@ -90,8 +90,7 @@ def build_generator(
     projector = load_projector(plan.projector, device, trust_remote_code)
     _check_widths(plan.projector, projector, encoder, llm)
     model = VisionLanguageModel(encoder, projector, llm, image_token_id(tokenizer)).requires_grad_(False).eval()
-    processor = load_image_processor(plan.image_processor)
-    transform = ImageTransform(processor, model.tokens_per_image, plan.pad_to_square)
+    transform = make_transform(encoder, projector, plan.image_processor, plan.pad_to_square)
     return Generator(model, Renderer(tokenizer, template, transform.num_tokens), transform, identity)
 
 
@@ -103,7 +102,7 @@ def load_encoder(plan: ModelPlan, part: PartPlan, dtype: torch.dtype | str) -> V
     weights: nn.Module = load_encoder_weights(part.weights, dtype)
     if part.adapter is not None:
         weights = add_adapter(weights, part.adapter)
-    return VisionEncoder(weights, plan.select_layer, plan.select_strategy)
+    return VisionEncoder(weights, plan.reading)
 
 
 def identity_of(plan: ModelPlan, template: ChatTemplate, precision: str) -> str:
@@ -113,7 +112,7 @@ def identity_of(plan: ModelPlan, template: ChatTemplate, precision: str) -> str:
     folders += [plan.projector] if plan.projector is not None else []
     said = [
         [part_hash(folder) for folder in folders], template.jinja, template.stop_words,
-        plan.select_layer, plan.select_strategy, plan.pad_to_square, precision,
+        plan.reading.said(), plan.pad_to_square, precision,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 

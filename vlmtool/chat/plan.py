@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import identity_of, part_hash
 from vlmtool.models.lineage import Guard
 from vlmtool.models.manifest import EncoderPart, Manifest, Part, owner_of_adapter, read_manifest, read_part_manifest
@@ -50,8 +51,7 @@ class ModelPlan:
     vision_encoder: PartPlan | None = None
     projector: Path | None = None
     image_processor: Path | None = None
-    select_layer: int = -2
-    select_strategy: str = "auto"
+    reading: Reading = Reading()
     pad_to_square: bool = True
 
 
@@ -148,7 +148,6 @@ def _foreign_plan(folder: Path, model: Path | None, flags: Flags) -> ModelPlan:
         )
     encoder = own_encoder if flags.visual_encoder is None else local_folder(flags.visual_encoder, "--visual-encoder")
     llm_plan = _with_adapter(_required(llm), _sub_folder(folder, "llm_adapter"))
-    select_layer = flags.visual_select_layer
     return ModelPlan(
         llm=llm_plan,
         tokenizer=llm_plan.weights,
@@ -156,7 +155,7 @@ def _foreign_plan(folder: Path, model: Path | None, flags: Flags) -> ModelPlan:
         vision_encoder=_with_adapter(encoder, _sub_folder(folder, "visual_encoder_adapter")),
         projector=folder / "projector",
         image_processor=encoder,
-        select_layer=-2 if select_layer is None else select_layer,
+        reading=Reading.of({"select_layer": flags.visual_select_layer}),
     )
 
 
@@ -188,8 +187,7 @@ def _manifest_plan(
         vision_encoder=_encoder_plan(folder, encoder, flags.visual_encoder, warn, guard),
         projector=folder / manifest.projector,
         image_processor=folder,
-        select_layer=encoder.select_layer,
-        select_strategy=encoder.select_strategy,
+        reading=Reading.of(encoder),
         pad_to_square=manifest.pad_to_square,
     )
 

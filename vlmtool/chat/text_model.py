@@ -1,5 +1,6 @@
 """A language model alone, in the place of a composed model: it chats, and refuses images."""
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -27,6 +28,6 @@ class TextModel(VisionLanguageModel):
         self.llm = llm
         self.image_token_id = image_token_id
 
-    def embed(self, input_ids: Tensor, image_embeds: Tensor | None) -> Tensor:
+    def embed(self, input_ids: Tensor, image_embeds: Sequence[Tensor] = ()) -> Tensor:
         """Embeddings (B, T, D) of token ids (B, T)."""
         return self.llm.get_input_embeddings()(input_ids)

@@ -45,19 +45,18 @@ def check(
     """Read all training data and list what is wrong with it; exit code 1 where training would stop."""
     from vlmtool.data.check import check_data
     from vlmtool.data.check_record import Prompting
-    from vlmtool.data.image_transform import load_image_processor
     from vlmtool.engine.hooks.trouble import MAX_BAD_SHARE
-    from vlmtool.engine.planned import num_image_tokens
+    from vlmtool.engine.planned import planned_transform
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.terminal import out
 
     recipe = load_recipe(config, overrides or [])
     data = recipe.data
     tokenizer, template, encoder = _parts(recipe)
-    load_image_processor(encoder)  # one that cannot be loaded is found here, too
+    transform = planned_transform(recipe, encoder)
     report = check_data(
         [path for path in (data.path, data.val_path) if path], data.image_folder,
-        Prompting(tokenizer, template, num_image_tokens(recipe, encoder), data.max_length), data.image_position,
+        Prompting(tokenizer, template, transform.num_tokens, data.max_length), data.image_position,
         deep, limit, None if show_all else SHOWN, MAX_BAD_SHARE if data.on_bad_sample == "skip" else 0.0,
     )  # fmt: skip
     console = out()
@@ -80,19 +79,16 @@ def preview(
 ) -> None:
     """Show samples as the model will see them; what it learns to say is coloured, or stands between « and »."""
     from vlmtool.data.formats.llava import read_conversations
-    from vlmtool.data.image_transform import ImageTransform, load_image_processor
     from vlmtool.data.preview import preview_sample
     from vlmtool.data.render import Renderer
-    from vlmtool.engine.planned import num_image_tokens
+    from vlmtool.engine.planned import planned_transform
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.terminal import out
 
     recipe = load_recipe(config, overrides or [])
     data = recipe.data
     tokenizer, template, encoder = _parts(recipe)
-    transform = ImageTransform(
-        load_image_processor(encoder), num_image_tokens(recipe, encoder), data.pad_to_square, data.image_folder
-    )
+    transform = planned_transform(recipe, encoder)
     renderer = Renderer(tokenizer, template, transform.num_tokens)
     conversations = read_conversations(data.path, data.image_position)
     chosen = list(islice(conversations, num)) if sample_id is None else _with_id(list(conversations), sample_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,14 +101,24 @@ def _use(report: Report) -> list[str]:
     """How pictures and prompts are read."""
     lines: list[str] = []
     if pictures := report.pictures:
-        padded = "padded to a square" if pictures["pad_to_square"] else "not padded"
-        layer = f"hidden state {pictures['select_layer']} ({pictures['select_strategy']})"
-        lines += _wrapped("pictures", [f"{layer}, {padded}"])
+        lines += _wrapped("pictures", [", ".join(_pictures(pictures))])
     if template := report.template:
         stops = f", ends at {' '.join(map(repr, template['stop_words']))}" if template["stop_words"] else ""
         name = template["name"] or "the tokenizer's own"
         lines += _wrapped("template", [f"{name} {str(template['sha256'])[:12]}{stops}"])
     return lines
+
+
+def _pictures(said: Mapping[str, Any]) -> list[str]:
+    """How the encoder is read, and what is done to a picture before."""
+    told = [f"hidden state {said['select_layer']} ({said['select_strategy']})"]
+    if said.get("image_size"):
+        told.append(f"at {said['image_size']} px")
+    if grids := said.get("tiles"):
+        told.append(f"in tiles of {', '.join(f'{rows}×{columns}' for rows, columns in grids)}")
+    if said.get("max_patches"):
+        told.append(f"in up to {said['max_patches']:,} patches")
+    return [*told, "padded to a square" if said["pad_to_square"] else "not padded"]
 
 
 def _origin(report: Report) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vlmtool.convert.disk import check_part, damaged_files, hashes_here
 from vlmtool.convert.report import LOOKED_FOR, PartReport, Report, differing_parts, inner, listed, origins, told
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import Identity
 from vlmtool.models.lineage import describe_projector, stage_of, text_hash
 from vlmtool.utils.errors import CheckpointError, UsageError
@@ -29,8 +30,7 @@ def checkpoint_report(path: Path, root: Path, verify: bool) -> Report:
     parts.append(PartReport("projector", stage.get("projector", ""), describe_projector(projector)))
     template, encoder = inner(meta.get("template")), inner(recipe.get("vision_encoder"))
     read_as = {
-        "select_layer": encoder.get("select_layer", -2),
-        "select_strategy": encoder.get("select_strategy", "auto"),
+        **Reading.of(encoder).said(),
         "pad_to_square": inner(recipe.get("data")).get("pad_to_square", False),
     }
     return Report(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vlmtool.convert.disk import Files, check_files, check_held, check_part
 from vlmtool.convert.report import PartReport, Report, differing_parts, file_problems, merged_adapters, origins
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.lineage import describe_projector, read_projector_config, stage_of, text_hash
 from vlmtool.models.manifest import Manifest, Part, template_text
 
@@ -31,8 +32,7 @@ def model_folder_report(path: Path, manifest: Manifest, verify: bool) -> Report:
         epoch=newest.get("epoch"),
         parts=parts,
         pictures={
-            "select_layer": encoder.select_layer,
-            "select_strategy": encoder.select_strategy,
+            **Reading.of(encoder).said(),
             "pad_to_square": manifest.pad_to_square,
         },
         template={

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from vlmtool.convert.target import TOKENIZER_FILES, matches
-from vlmtool.data.image_transform import load_image_processor
+from vlmtool.data.image_processor import load_image_processor
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.legacy.find import find_legacy
 from vlmtool.models.lora import name_in_file

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vlmtool.convert.parts import cast, save_adapter, save_encoder, save_llm, stored_dtype
 from vlmtool.convert.source import Base, Source, check_names, read_source
 from vlmtool.convert.target import check_target, new_folder
-from vlmtool.data.image_transform import load_image_processor
+from vlmtool.data.image_processor import load_image_processor
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.build import load_encoder_weights
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
 from vlmtool.models.folder import save_projector
 from vlmtool.models.lineage import Guard, parent_entry, text_hash
@@ -142,7 +143,7 @@ def _write_encoder(source: Source, folder: Path, writing: _Writing) -> EncoderPa
         load_weights(encoder, state, where)
         save_encoder(encoder, base.folder, folder / "visual_encoder", writing.max_shard_size)
     entry = _entry(section, base, "visual_encoder")
-    return EncoderPart(**entry, select_layer=section.select_layer, select_strategy=section.select_strategy)
+    return EncoderPart(**entry, **Reading.of(section).said())
 
 
 def _trained_names(source: Source) -> list[str]:
@@ -150,7 +151,7 @@ def _trained_names(source: Source) -> list[str]:
     base, section = source.vision_encoder.folder, source.recipe.vision_encoder
     with torch.device("meta"):
         model = vision_class(base)(vision_config(base))
-    kept = VisionEncoder(model, section.select_layer, section.select_strategy).model
+    kept = VisionEncoder(model, Reading.of(section)).model
     return [name for name, _ in kept.named_parameters()]
 
 
@@ -173,7 +174,8 @@ def _write_prompting(source: Source, folder: Path) -> None:
     tokenizer = load_tokenizer(source.llm.folder, source.trust_remote_code)
     tokenizer.chat_template = source.meta["template"]["jinja"]
     tokenizer.save_pretrained(folder)
-    load_image_processor(source.vision_encoder.folder).save_pretrained(folder)
+    section, base = source.recipe.vision_encoder, source.vision_encoder.folder
+    load_image_processor(base, section.image_size).save_pretrained(folder)
 
 
 def _manifest(source: Source, llm: Part, encoder: EncoderPart, forced: list[str]) -> Manifest:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from vlmtool.data.check_report import Finding, finding
-from vlmtool.data.conversation import Conversation
+from vlmtool.data.conversation import Conversation, Image
 from vlmtool.data.dataset import cut
 from vlmtool.data.formats.json_stream import Record
 from vlmtool.data.formats.llava import RecordError, is_inside, parse_record, record_id
@@ -28,13 +28,13 @@ class Prompting:
     """How a sample becomes tokens.
 
     Args:
-        num_image_tokens: tokens that an image takes in the prompt.
+        num_image_tokens: how many tokens an image takes in the prompt.
         max_length: tokens of a sample, image tokens included.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
-    num_image_tokens: int
+    num_image_tokens: Callable[[Image], int]
     max_length: int
 
 
@@ -94,7 +94,7 @@ class RecordChecker:
         self.deep = deep
         self.prompting = prompting
         if prompting is not None:
-            self.renderer = Renderer(prompting.tokenizer, prompting.template, lambda image: prompting.num_image_tokens)
+            self.renderer = Renderer(prompting.tokenizer, prompting.template, prompting.num_image_tokens)
 
     def __call__(self, task: Task) -> Answer:
         """Facts in the order of the records."""
@@ -133,6 +133,8 @@ class RecordChecker:
         facts.is_usable = False
         try:
             whole = self.renderer.sample(conversation)
+        except (MissingImage, UnusableImage):
+            return  # its size decides how many tokens it takes; that it cannot be used is known elsewhere
         except DataError as error:
             facts.note("template", error)
             return

@@ -9,16 +9,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vlmtool.data.dataset import BadSample, Sample, assert_trainable
 from vlmtool.data.render import IGNORED
+from vlmtool.utils.pixels import Pixels
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded on the right: `input_ids` and `labels` (B, T), `pixel_values` (I, 3, H, W) in reading order or None."""
+    """Padded on the right: `input_ids` and `labels` (B, T); `pixels` of the images in reading order, or None."""
 
     ids: tuple[str, ...]
     input_ids: Tensor
     labels: Tensor
-    pixel_values: Tensor | None
+    pixels: Pixels | None
     num_tokens: int
     """Tokens of the samples, padding not counted."""
     bad_samples: tuple[BadSample, ...] = ()
@@ -39,7 +40,7 @@ class Batch:
     @property
     def num_images(self) -> int:
         """I, pictures over all samples."""
-        return 0 if self.pixel_values is None else len(self.pixel_values)
+        return 0 if self.pixels is None else len(self.pixels)
 
     @property
     def num_bad_samples(self) -> int:
@@ -48,20 +49,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
-        pixels = self.pixel_values.to(device, non_blocking=True) if self.pixel_values is not None else None
         return replace(
             self,
             input_ids=self.input_ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
-            pixel_values=pixels,
+            pixels=self.pixels.to(device) if self.pixels is not None else None,
         )
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; called by the data loader."""
-        pixels = self.pixel_values.pin_memory() if self.pixel_values is not None else None
-        return replace(
-            self, input_ids=self.input_ids.pin_memory(), labels=self.labels.pin_memory(), pixel_values=pixels
-        )
+        pixels = self.pixels.pin_memory() if self.pixels is not None else None
+        return replace(self, input_ids=self.input_ids.pin_memory(), labels=self.labels.pin_memory(), pixels=pixels)
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ class Collator:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         input_ids = pad_sequence([s.input_ids for s in samples], batch_first=True, padding_value=self.pad_token_id)
         labels = pad_sequence([s.labels for s in samples], batch_first=True, padding_value=IGNORED)
-        pixels = [s.pixel_values for s in samples if s.pixel_values is not None]
+        pixels = [s.pixels for s in samples if s.pixels is not None]
         ids = tuple(s.id for s in samples)
         assert_trainable(labels, input_ids, self.image_token_id, ids)
         lengths = tuple(len(s.input_ids) for s in samples)
         bad = tuple(sample for s in samples for sample in s.replaced)
-        return Batch(ids, input_ids, labels, torch.cat(pixels) if pixels else None, sum(lengths), bad, lengths)
+        return Batch(ids, input_ids, labels, Pixels.joined(pixels) if pixels else None, sum(lengths), bad, lengths)

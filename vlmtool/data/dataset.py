@@ -13,6 +13,7 @@ from vlmtool.data.image_transform import ImageTransform, MissingImage, check_pic
 from vlmtool.data.render import IGNORED, Rendered, Renderer
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError, shortened
+from vlmtool.utils.pixels import Pixels
 from vlmtool.utils.terminal import track
 
 
@@ -27,12 +28,12 @@ class BadSample:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: ids and labels (T,), pixel values (I, 3, H, W) or None without an image."""
+    """One sample: ids and labels (T,), what the encoder gets of its images, or None."""
 
     id: str
     input_ids: Tensor
     labels: Tensor
-    pixel_values: Tensor | None
+    pixels: Pixels | None
     replaced: tuple[BadSample, ...] = ()
     """The samples whose place this one takes."""
 
@@ -95,10 +96,10 @@ class ConversationDataset(Dataset[Sample]):
     def _load(self, conversation: Conversation) -> Sample:
         rendered = cut(self.renderer.sample(conversation), self.max_length, conversation, self.renderer.image_token_id)
         try:
-            pixel_values = self.transform(conversation.images) if conversation.images else None
+            pixels = self.transform(conversation.images) if conversation.images else None
         except DataError as error:
             raise DataError(f"{_named(conversation)}: {error}") from error
-        return Sample(conversation.id, torch.tensor(rendered.input_ids), torch.tensor(rendered.labels), pixel_values)
+        return Sample(conversation.id, torch.tensor(rendered.input_ids), torch.tensor(rendered.labels), pixels)
 
     def scan(self, description: str = "Reading samples") -> ScanReport:
         """Render every sample once: note lengths, drop samples without a supervised token, count what is cut.
@@ -116,6 +117,8 @@ class ConversationDataset(Dataset[Sample]):
                 if absent and self.skips_bad:
                     raise DataError(f"image '{absent[0]}' is missing")
                 missing.update(absent)
+                if absent:  # told all at once at the end
+                    continue
                 whole = self.renderer.sample(conversation)
                 rendered = cut(whole, self.max_length, conversation, self.renderer.image_token_id)
             except DataError as error:

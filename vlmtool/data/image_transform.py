@@ -1,4 +1,4 @@
-"""From a picture to pixel values, as the encoder's own image processor makes them."""
+"""From a picture file to what the encoder gets of it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageFile, ImageOps
-from torch import Tensor
-from transformers import AutoImageProcessor
-from transformers.image_processing_utils import BaseImageProcessor
 
 from vlmtool.data.conversation import Image
 from vlmtool.data.picture_file import DAMAGED, TooLarge, check_size, open_header
-from vlmtool.utils.errors import CheckpointError, DataError, message_lines, shortened
-from vlmtool.utils.remote_code import needs_remote_code
+from vlmtool.data.views import Size, Views
+from vlmtool.utils.errors import DataError, message_lines, shortened
+from vlmtool.utils.pixels import Pixels
 
-MAX_INPUT = 4096  # pixels on a side of what an encoder gets: ten times what the largest take
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a cut JPEG is an error, not a grey picture
+ORIENTATION = 0x0112  # EXIF's tag
+LYING = (5, 6, 7, 8)  # its values for pictures that are turned by 90° or 270° to be upright
 LONGEST_NAME = 300  # characters of a path in a message: whole folders, so that it can be copied
 
 
@@ -39,37 +38,38 @@ class UnusableImage(DataError):
 
 
 class ImageTransform:
-    """Decode, turn upright, pad if asked, and preprocess.
+    """Decode, turn upright, and show to the encoder.
 
     Args:
-        processor: of the encoder.
-        num_tokens: image tokens that an image takes in the prompt, the same for every image here.
-        pad_to_square: put the picture in the middle of a square of the processor's mean colour, as LLaVA-1.5 does.
+        views: how; it knows how many tokens a picture takes.
         image_folder: where relative paths are looked up.
     """
 
-    def __init__(
-        self,
-        processor: BaseImageProcessor,
-        num_tokens: int,
-        pad_to_square: bool = False,
-        image_folder: str | Path = ".",
-    ) -> None:
-        self.processor = processor
-        self.tokens_per_image = num_tokens
-        self.pad_to_square = pad_to_square
+    def __init__(self, views: Views, image_folder: str | Path = ".") -> None:
+        self.views = views
         self.image_folder = Path(image_folder)
 
     def num_tokens(self, image: Image) -> int:
-        """Image tokens of `image` in the prompt; nothing is opened."""
-        return self.tokens_per_image
+        """Image tokens of `image` in the prompt. At most its header is read.
 
-    def __call__(self, images: Sequence[Image]) -> Tensor:
-        """Pixel values (I, 3, H, W) of one or more images."""
-        pictures = [self.open(image) for image in images]
-        if self.pad_to_square:
-            pictures = [square(picture, self.background()) for picture in pictures]
-        return self.processor(pictures, return_tensors="pt")["pixel_values"]
+        Raises:
+            DataError: its size decides, and it is missing, broken or too large.
+        """
+        return self.views.num_tokens(self.size(image) if self.views.needs_size else (0, 0))
+
+    def __call__(self, images: Sequence[Image]) -> Pixels:
+        """What the encoder gets of one or more images."""
+        return self.views([self.open(image) for image in images])
+
+    def size(self, image: Image) -> Size:
+        """Width and height of the picture once it is upright.
+
+        Raises:
+            DataError: it is missing, broken or too large.
+        """
+        if isinstance(image.source, PILImage.Image):
+            return image.source.size
+        return upright_size(self.image_folder / image.source)
 
     def open(self, image: Image) -> PILImage.Image:
         """The picture, upright and in RGB. Links in the image folder are followed; addresses are not.
@@ -86,10 +86,6 @@ class ImageTransform:
         if "://" in image.source:
             raise DataError(f"{image.source}: addresses are not fetched.\nDownload the image and give its path.")
         return open_picture(self.image_folder / image.source)
-
-    def background(self) -> tuple[int, ...]:
-        """The processor's mean colour, 0 to 255."""
-        return tuple(int(mean * 255) for mean in self.processor.image_mean)
 
 
 def open_picture(path: Path) -> PILImage.Image:
@@ -121,6 +117,18 @@ def picture_size(path: Path) -> tuple[int, int]:
     with _readable(path, str(path)) as picture:
         _check_mode(picture)
         return picture.size
+
+
+def upright_size(path: Path) -> Size:
+    """Width and height as they are once the picture is upright; only its header is read.
+
+    Raises:
+        DataError: it is missing or too large, has 32-bit pixels, or its header is broken.
+    """
+    with _readable(path, str(path)) as picture:
+        _check_mode(picture)
+        width, height = picture.size
+        return (height, width) if picture.getexif().get(ORIENTATION) in LYING else (width, height)
 
 
 def check_picture(path: Path, deep: bool = False) -> None:
@@ -171,47 +179,3 @@ def to_rgb(picture: PILImage.Image) -> PILImage.Image:
 def _check_mode(picture: PILImage.Image) -> None:
     if picture.mode in ("I", "F"):
         raise ValueError("it has 32-bit pixels, whose white is unknown: save it with 8 or 16 bits")
-
-
-def square(picture: PILImage.Image, background: tuple[int, ...]) -> PILImage.Image:
-    """The picture in the middle of a square with the length of its longer side."""
-    side = max(picture.size)
-    if picture.size == (side, side):
-        return picture
-    canvas = PILImage.new("RGB", (side, side), background)
-    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return canvas
-
-
-def load_image_processor(path: Path) -> BaseImageProcessor:
-    """The image processor of an encoder's folder, in its PIL form; code that the folder brings is never run.
-
-    Raises:
-        CheckpointError: there is none, it is code of the folder's own, or it makes pictures of any size.
-    """
-    processor = _read_processor(path)
-    for name in ("size", "crop_size"):
-        given = getattr(processor, name, None) or {}
-        for key in ("height", "width", "shortest_edge"):
-            if (given.get(key) or 0) > MAX_INPUT:
-                raise CheckpointError(
-                    f"{path}: its image processor makes pictures of {given.get(key):,} pixels, {MAX_INPUT:,} are the "
-                    f"limit.\nCorrect {name} in preprocessor_config.json."
-                )
-    return processor
-
-
-def _read_processor(path: Path) -> BaseImageProcessor:
-    try:
-        # False, not None: with None transformers asks at the terminal, and runs the code on "y".
-        return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if needs_remote_code(error):
-            raise CheckpointError(
-                f"{path}: its image processor needs code of its own, which vlmtool does not run.\n"
-                "Use an encoder with an image processor of transformers."
-            ) from error
-        reason = message_lines(error)[0]
-        raise CheckpointError(
-            f"{path}: its image processor cannot be loaded: {reason}\nIs preprocessor_config.json there?"
-        ) from error

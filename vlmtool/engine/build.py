@@ -9,7 +9,6 @@ import torch
 from vlmtool.chat.generator import Generator, Request
 from vlmtool.data.conversation import Image, user
 from vlmtool.data.dataset import ScanReport
-from vlmtool.data.image_transform import ImageTransform, load_image_processor
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
@@ -21,11 +20,13 @@ from vlmtool.engine.hooks.samples import SamplesHook
 from vlmtool.engine.hooks.validation import ValidationHook
 from vlmtool.engine.init_from import find_source, start_stage
 from vlmtool.engine.meta import checkpoint_meta, data_origin, part_origins
+from vlmtool.engine.planned import transform_of
 from vlmtool.engine.runner import VlmRunner
 from vlmtool.engine.setups import setup_of_run
 from vlmtool.engine.trainable import PartSummary, check_trainable
 from vlmtool.engine.watch import Watch, common_id
 from vlmtool.models.build import build_llm, build_projector, build_vision_encoder
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.hub import local_folder
@@ -73,12 +74,7 @@ def build_runner(
     parts = check_trainable(model, recipe)
     start = start_stage(model, setup_of_run(recipe, origins, template, model), source, resume_from, force)
 
-    transform = ImageTransform(
-        load_image_processor(folders["vision_encoder"]),
-        model.tokens_per_image,
-        recipe.data.pad_to_square,
-        recipe.data.image_folder,
-    )
+    transform = transform_of(recipe, model.vision_encoder, model.projector, folders["vision_encoder"])
     feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform)
     origin = data_origin(recipe, len(feed.dataset))
     meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
@@ -117,13 +113,14 @@ def build_model(
         recipe.runtime.trust_remote_code, llm_section.prefix,
     )  # fmt: skip
     encoder = build_vision_encoder(
-        folders["vision_encoder"], dtype, encoder_section.select_layer, encoder_section.select_strategy,
-        encoder_section.lora, encoder_section.is_fully_trained, device,
+        folders["vision_encoder"], dtype, Reading.of(encoder_section), encoder_section.lora,
+        encoder_section.is_fully_trained, device,
     )  # fmt: skip
     width = llm.get_input_embeddings().embedding_dim
     projector = build_projector(
-        projector_section.type, encoder.hidden_size, width, projector_section.options, projector_section.freeze, device
-    )
+        projector_section.type, encoder.hidden_size, width, projector_section.options, projector_section.freeze, device,
+        row_end=bool(encoder_section.tiles),
+    )  # fmt: skip
     if recipe.runtime.activation_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)

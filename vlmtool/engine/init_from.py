@@ -19,6 +19,8 @@ from vlmtool.models.weights import LoadReport, load_weights, saved_names
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError, UsageError
 
+ROW_END = "projector.row_end"  # may be new: LLaVA-NeXT aligns on whole pictures and tiles them afterwards
+
 
 @dataclass(frozen=True)
 class Start:
@@ -124,7 +126,7 @@ def _from_folder(model: VisionLanguageModel, setup: Setup, folder: Path, manifes
 def _load(model: VisionLanguageModel, state: Mapping[str, Tensor], source: Path) -> LoadReport:
     """Weights into the model; adapters may be new in this stage, a projector that is there is there whole."""
     report = load_weights(model, state, str(source), saved_names(model))
-    fresh = [name for name in report.fresh if name.startswith("projector.")]
+    fresh = [name for name in report.fresh if name.startswith("projector.") and name != ROW_END]
     if fresh:
         raise CheckpointError(
             f"{source}: has {counted(len(fresh), 'weight')} of the projector too few, first '{fresh[0]}'.\n"

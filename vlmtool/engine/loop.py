@@ -182,7 +182,7 @@ class StepLoop(BaseLoop):
         """Gradients of one micro-batch; returns its summed loss."""
         self._enter("forward pass")
         with self.runner.autocast():
-            loss = self.runner.model(batch.input_ids, batch.labels, batch.pixel_values, lengths=batch.lengths).total
+            loss = self.runner.model(batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths).total
         self._enter("backward pass")
         # Data parallel averages gradients over the ranks; the sum is what is wanted.
         self.runner.optim_wrapper.backward(loss * (world_size() / num_supervised))

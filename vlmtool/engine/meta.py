@@ -54,8 +54,7 @@ def checkpoint_meta(
         },
         "projector": projector_config(recipe, model),
         "pictures": {
-            "select_layer": recipe.vision_encoder.select_layer,
-            "select_strategy": recipe.vision_encoder.select_strategy,
+            **model.vision_encoder.reading.said(),
             "pad_to_square": recipe.data.pad_to_square,
         },
         "template": {"name": template.name, "jinja": template.jinja, "stop_words": list(template.stop_words)},
@@ -74,6 +73,7 @@ def projector_config(recipe: Recipe, model: VisionLanguageModel) -> dict[str, An
         "vision_hidden_size": projector.vision_hidden_size,
         "llm_hidden_size": projector.llm_hidden_size,
         "options": _as_lists(projector.options()),
+        **({"row_end": True} if projector.row_end is not None else {}),
     }
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from vlmtool.chat.transform import make_transform
 from vlmtool.data.check_record import Prompting
+from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import image_token_id
 from vlmtool.models.build import build_projector
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
 from vlmtool.models.llm import load_failure, read_llm_config
 from vlmtool.models.lora import add_encoder_lora, add_llm_lora
@@ -31,6 +34,7 @@ class PlannedParts:
     llm: PreTrainedModel | None = None
     vision_encoder: VisionEncoder | None = None
     projector: Projector | None = None
+    transform: ImageTransform | None = None
 
     @property
     def vocabulary(self) -> int | None:
@@ -45,10 +49,9 @@ class PlannedParts:
 
     def prompting(self, max_length: int) -> Prompting | None:
         """How samples become tokens, where that is known."""
-        if self.tokenizer is None or self.template is None or self.vision_encoder is None or self.projector is None:
+        if self.tokenizer is None or self.template is None or self.transform is None:
             return None
-        num_image_tokens = self.projector.num_tokens(self.vision_encoder.num_patches)
-        return Prompting(self.tokenizer, self.template, num_image_tokens, max_length)
+        return Prompting(self.tokenizer, self.template, self.transform.num_tokens, max_length)
 
 
 def planned_llm(recipe: Recipe, folder: Path) -> PreTrainedModel:
@@ -84,7 +87,7 @@ def planned_encoder(recipe: Recipe, folder: Path) -> VisionEncoder:
             model = cls(config)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: its config cannot be read: {str(error).splitlines()[0]}") from error
-    encoder = VisionEncoder(model, section.select_layer, section.select_strategy)
+    encoder = VisionEncoder(model, Reading.of(section))
     encoder.requires_grad_(section.is_fully_trained)
     if section.lora is not None:
         with torch.device("meta"):
@@ -101,15 +104,23 @@ def planned_projector(recipe: Recipe, vision_hidden_size: int, llm_hidden_size: 
     section = recipe.projector
     with torch.device("meta"):
         return build_projector(
-            section.type, vision_hidden_size, llm_hidden_size, section.options, section.freeze, device="meta"
-        )
+            section.type, vision_hidden_size, llm_hidden_size, section.options, section.freeze, device="meta",
+            row_end=bool(recipe.vision_encoder.tiles),
+        )  # fmt: skip
 
 
-def num_image_tokens(recipe: Recipe, encoder_folder: Path) -> int:
-    """Tokens that an image takes in the prompt; they do not depend on the LLM, whose config is not read.
+def planned_transform(recipe: Recipe, encoder_folder: Path) -> ImageTransform:
+    """How pictures are shown, and how many tokens they take; the LLM, whose config is not read, has no say in it.
 
     Raises:
         CheckpointError, UsageError, RecipeError: as above.
     """
     encoder = planned_encoder(recipe, encoder_folder)
-    return planned_projector(recipe, encoder.hidden_size, encoder.hidden_size).num_tokens(encoder.num_patches)
+    projector = planned_projector(recipe, encoder.hidden_size, encoder.hidden_size)
+    return transform_of(recipe, encoder, projector, encoder_folder)
+
+
+def transform_of(recipe: Recipe, encoder: VisionEncoder, projector: Projector, encoder_folder: Path) -> ImageTransform:
+    """How pictures of a recipe are shown to its encoder and projector."""
+    data = recipe.data
+    return make_transform(encoder, projector, encoder_folder, data.pad_to_square, data.image_folder)

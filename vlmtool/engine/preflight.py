@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 
 from vlmtool.data.check_report import FileCounts
-from vlmtool.data.image_transform import load_image_processor, open_picture
+from vlmtool.data.image_transform import open_picture
 from vlmtool.data.sampler import StepPlan
 from vlmtool.data.template_check import check_template
 from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device
-from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector
+from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector, transform_of
 from vlmtool.engine.preflight_data import check_records
 from vlmtool.engine.preflight_report import PreflightReport
 from vlmtool.engine.preflight_start import check_start
@@ -120,6 +120,11 @@ def _look_at_parts(report: PreflightReport, recipe: Recipe) -> PlannedParts:
         seen = parts.vision_encoder.hidden_size
         width = parts.llm.get_input_embeddings().embedding_dim if parts.llm is not None else seen
         parts.projector = report.attempt("projector", planned_projector, recipe, seen, width)
+    if parts.vision_encoder is not None and parts.projector is not None:
+        folder = parts.folders["vision_encoder"]
+        parts.transform = report.attempt(
+            "image processor", transform_of, recipe, parts.vision_encoder, parts.projector, folder
+        )
     return parts
 
 
@@ -127,15 +132,13 @@ def _check_folders(report: PreflightReport, recipe: Recipe, parts: PlannedParts)
     """The parts' files, and what of the parts is trained."""
     for name, folder in parts.folders.items():
         report.attempt(name, check_weight_files, folder)
-    if "vision_encoder" in parts.folders:
-        report.attempt("image processor", load_image_processor, parts.folders["vision_encoder"])
     model = parts.model()
     summaries = report.attempt("trained weights", check_trainable, model, recipe) if model is not None else None
     for part in summaries or ():
         told = f"{count(part.total)} parameters, "
         told += f"{count(part.trained)} trained ({part.tuning}) at {part.lr:g}" if part.trained else "frozen"
-        if part.name == "vision_encoder" and model is not None:
-            told += f"; {model.tokens_per_image} tokens an image"
+        if part.name == "vision_encoder" and parts.transform is not None:
+            told += f"; {parts.transform.views.told}"
         report.rows.append(Row("ok", part.name, told))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.engine.meta import projector_config
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import Identity
 from vlmtool.models.lineage import Setup, text_hash
 from vlmtool.models.manifest import Manifest, template_text
@@ -22,7 +23,7 @@ def setup_of_run(recipe: Recipe, origins: Origins, template: ChatTemplate, model
         parts=_parts(origins),
         template=(template.name, text_hash(template.jinja)),
         projector=projector_config(recipe, model),
-        select=(encoder.select_layer, encoder.select_strategy),
+        reading=Reading.of(encoder),
         pad_to_square=recipe.data.pad_to_square,
         trains=frozenset(name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad),
     )
@@ -36,10 +37,7 @@ def setup_of_checkpoint(meta: Mapping[str, Any], names: Iterable[str]) -> Setup:
         parts=_parts(meta["parts"]),
         template=(meta["template"]["name"], text_hash(meta["template"]["jinja"])),
         projector=meta["projector"],
-        select=(
-            pictures.get("select_layer", encoder.get("select_layer", -2)),
-            pictures.get("select_strategy", encoder.get("select_strategy", "auto")),
-        ),
+        reading=Reading.of({**encoder, **pictures}),
         pad_to_square=pictures.get("pad_to_square", data.get("pad_to_square", False)),
         trains=frozenset(name.partition(".")[0] for name in names),
     )
@@ -53,7 +51,7 @@ def setup_of_folder(folder: Path, manifest: Manifest) -> Setup:
         parts={name: (entry.base, entry.identity) for name, entry in entries.items()},
         template=(manifest.template.name, text_hash(template_text(folder))),
         projector=manifest.projector_config,
-        select=(encoder.select_layer, encoder.select_strategy),
+        reading=Reading.of(encoder),
         pad_to_square=manifest.pad_to_square,
         trains=frozenset(trained | {"projector"}),
     )

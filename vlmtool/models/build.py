@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder, load_vision_model
 from vlmtool.models.llm import load_failure, load_llm
 from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
@@ -53,14 +54,13 @@ def build_llm(
 def build_vision_encoder(
     path: Path,
     dtype: torch.dtype | str,
-    select_layer: int = -2,
-    select_strategy: str = "auto",
+    reading: Reading | None = None,
     lora: LoraSettings | None = None,
     train_all: bool = False,
     device: torch.device | str = "cpu",
 ) -> VisionEncoder:
     """An image encoder up to the selected layer; frozen but for its adapter, unless `train_all`."""
-    encoder = VisionEncoder(load_encoder_weights(path, dtype), select_layer, select_strategy).to(device)
+    encoder = VisionEncoder(load_encoder_weights(path, dtype), reading).to(device)
     encoder.requires_grad_(False)
     if lora is not None:
         add_encoder_lora(encoder, lora)
@@ -88,12 +88,14 @@ def build_projector(
     options: dict[str, Any],
     freeze: bool = False,
     device: torch.device | str = "cpu",
+    row_end: bool = False,
 ) -> Projector:
     """A projector in float32, with fresh weights.
 
     Args:
         type_name: dotted path of the class.
         options: arguments of the class beyond the two widths.
+        row_end: with a token after each row of a tiled picture.
 
     Raises:
         RecipeError: no such class, or it does not take these options.
@@ -114,6 +116,8 @@ def build_projector(
         projector = cls(vision_hidden_size, llm_hidden_size, **options)
     except (TypeError, ValueError, KeyError) as error:
         raise RecipeError(f"projector: {cls.__name__} cannot be built with {options}: {error}") from error
+    if row_end:
+        projector.add_row_end()
     return projector.to(device).requires_grad_(not freeze)
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import SHORT, Identity, file_hashes
 from vlmtool.models.parts import PARTS
 from vlmtool.utils.errors import CheckpointError
@@ -59,9 +60,9 @@ class Setup:
     template: tuple[str | None, str]
     """Name and text hash; an empty hash where it was not recorded."""
     projector: Mapping[str, Any]
-    """{type, vision_hidden_size, llm_hidden_size, options}; empty where it was not recorded."""
-    select: tuple[int, str]
-    """Layer and strategy."""
+    """`projector_config`; empty where it was not recorded."""
+    reading: Reading
+    """Of the encoder."""
     pad_to_square: bool
     trains: frozenset[str]
     """The parts whose weights change."""
@@ -93,16 +94,17 @@ def _differences(before: Setup, now: Setup, is_free: bool) -> Iterator[tuple[str
                 f"on another {part}: '{path}' with {kind} {then}; '{here}' has {kind} {today}.",
                 f"Use the same {part}, or train the stage before again.",
             )
-    if before.projector and text_hash(before.projector) != text_hash(now.projector):
+    was, is_ = (_projector(setup.projector, is_free) for setup in (before, now))
+    if was and text_hash(was) != text_hash(is_):
         yield (
             f"with another projector: {_named(before.projector)}; this recipe has {_named(now.projector)}.",
             "Give the recipe the projector of the stage before.",
         )
-    if before.select != now.select:
+    if changed := _changed(before.reading, now.reading, is_free):
         yield (
-            f"on hidden state {before.select[0]} ({before.select[1]}) of the encoder; "
-            f"this recipe reads {now.select[0]} ({now.select[1]}).",
-            "Set vision_encoder.select_layer and select_strategy as they were.",
+            f"on an encoder read with {_said(before.reading, changed)}; this recipe reads it with "
+            f"{_said(now.reading, changed)}.",
+            f"Set {', '.join(f'vision_encoder.{name}' for name in changed)} as before.",
         )
     (then_name, then_hash), (name, hash_) = before.template, now.template
     if not is_free and then_hash and then_hash != hash_:
@@ -116,6 +118,22 @@ def _differences(before: Setup, now: Setup, is_free: bool) -> Iterator[tuple[str
             f"with data.pad_to_square={before.pad_to_square}; this recipe has {now.pad_to_square}.",
             f"Set data.pad_to_square={before.pad_to_square}.",
         )
+
+
+def _projector(config: Mapping[str, Any], is_free: bool) -> dict[str, Any]:
+    """What must stay of it: LLaVA-NeXT aligns on whole pictures and tiles them afterwards."""
+    return {key: value for key, value in config.items() if not (is_free and key == "row_end")}
+
+
+def _changed(before: Reading, now: Reading, is_free: bool) -> list[str]:
+    """Names of what is read otherwise and may not be."""
+    then, today = before.said(), now.said()
+    bound = ("select_layer", "select_strategy") if is_free else then
+    return [name for name in bound if then[name] != today[name]]
+
+
+def _said(reading: Reading, names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {reading.said()[name]}" for name in names)
 
 
 def _named(projector: Mapping[str, Any]) -> str:
@@ -133,9 +151,8 @@ def describe_projector(config: Mapping[str, Any]) -> str:
 
 
 def read_projector_config(folder: Path) -> dict[str, Any]:
-    """{type, vision_hidden_size, llm_hidden_size, options} from a projector's config.json, vlmtool's or XTuner's.
-
-    What the file does not say is None.
+    """{type, vision_hidden_size, llm_hidden_size, options} from a projector's config.json, vlmtool's or XTuner's, and
+    row_end where it makes one. What the file does not say is None.
 
     Raises:
         CheckpointError: there is none to read.
@@ -144,7 +161,8 @@ def read_projector_config(folder: Path) -> dict[str, Any]:
     if "visual_hidden_size" in said:  # XTuner's, which names only a base class
         options = {name: said[name] for name in ("depth", "hidden_act", "bias") if name in said}
         said |= {"type": _XTUNER_TYPE, "vision_hidden_size": said["visual_hidden_size"], "options": options}
-    return {name: said.get(name) for name in ("type", "vision_hidden_size", "llm_hidden_size", "options")}
+    config = {name: said.get(name) for name in ("type", "vision_hidden_size", "llm_hidden_size", "options")}
+    return config | ({"row_end": True} if said.get("row_end") else {})
 
 
 def text_hash(value: str | Mapping[str, Any]) -> str:

@@ -57,10 +57,13 @@ class Part(_Entry):
 
 
 class EncoderPart(Part):
-    """The image encoder, and how it is read."""
+    """The image encoder, and how it is read (`Reading`)."""
 
     select_layer: int = -2
     select_strategy: str = "auto"
+    image_size: int | None = None
+    tiles: tuple[tuple[int, int], ...] = ()
+    max_patches: int | None = None
 
 
 class Template(_Entry):
@@ -81,7 +84,7 @@ class Manifest(_Entry):
     projector: SubFolder = "projector"
     """Sub-folder of the projector."""
     projector_config: dict[str, Any] = {}
-    """{type, vision_hidden_size, llm_hidden_size, options}."""
+    """{type, vision_hidden_size, llm_hidden_size, options, row_end}."""
     template: Template
     pad_to_square: bool = False
     recipe: dict[str, Any] = {}

@@ -13,6 +13,8 @@ from vlmtool.models.llm import head_at
 from vlmtool.models.noise import add_neftune_noise
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.splice import splice_image_embeds
+from vlmtool.models.tiles import put_together
+from vlmtool.utils.pixels import Pixels
 
 IGNORED = -100  # label of a position that is not supervised, as in Hugging Face
 
@@ -49,48 +51,45 @@ class VisionLanguageModel(nn.Module):
         self.neftune_alpha = neftune_alpha
 
     @property
-    def tokens_per_image(self) -> int:
-        """N', image tokens that one image takes in the prompt."""
-        return self.projector.num_tokens(self.vision_encoder.num_patches)
-
-    @property
     def device(self) -> torch.device:
         """Where the inputs must be."""
         return self.llm.get_input_embeddings().weight.device
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """(I, 3, H, W) → image embeddings (I, N', D). A frozen encoder runs without autograd."""
+    def encode_images(self, pixels: Pixels) -> list[Tensor]:
+        """Image embeddings (N'_i, D) of each of the I pictures. A frozen encoder runs without autograd."""
         trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            patch_features = self.vision_encoder(pixel_values)
-        return self.projector(patch_features.to(next(self.projector.parameters()).dtype))
+            patch_features = self.vision_encoder(pixels)
+        dtype = next(self.projector.parameters()).dtype
+        views = [view for features in patch_features for view in self.projector(features.to(dtype))]  # V of (N', D)
+        if not self.vision_encoder.reading.tiles:
+            return views
+        return put_together(views, pixels.layouts, self.projector.row_end)
 
-    def embed(self, input_ids: Tensor, image_embeds: Tensor | None) -> Tensor:
-        """Embeddings (B, T, D) of token ids (B, T) with image embeddings (I, N', D) at the image tokens."""
+    def embed(self, input_ids: Tensor, image_embeds: Sequence[Tensor] = ()) -> Tensor:
+        """Embeddings (B, T, D) of token ids (B, T) with image embeddings (N'_i, D) at the image tokens."""
         is_image = input_ids == self.image_token_id
         text_embeds = self.llm.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
-        if image_embeds is None:
-            image_embeds = text_embeds.new_zeros(0, self.tokens_per_image, text_embeds.shape[-1])
         return splice_image_embeds(text_embeds, image_embeds, is_image)
 
     def forward(
         self,
         input_ids: Tensor,
         labels: Tensor,
-        pixel_values: Tensor | None = None,
+        pixels: Pixels | None = None,
         attention_mask: Tensor | None = None,
         lengths: Sequence[int] | None = None,
     ) -> Loss:
         """Loss of a batch, summed over its supervised tokens; logits are made at those positions only.
 
         Args:
-            input_ids: (B, T), each image expanded to N' image tokens; padded on the right.
+            input_ids: (B, T), image i expanded to N'_i image tokens; padded on the right.
             labels: (B, T), -100 where not supervised.
-            pixel_values: (I, 3, H, W) in reading order, or None without images.
+            pixels: of the images in reading order, or None without images.
             attention_mask: (B, T); not needed for right padding, where causality already hides what follows.
             lengths: tokens of each row, padding not counted; T for all unless given. Noise is measured by them.
         """
-        image_embeds = self.encode_images(pixel_values) if pixel_values is not None else None
+        image_embeds = self.encode_images(pixels) if pixels is not None else []
         inputs_embeds = self.embed(input_ids, image_embeds)
         if self.training and self.neftune_alpha is not None:
             lengths = lengths or [input_ids.shape[1]] * len(input_ids)
@@ -108,9 +107,9 @@ class VisionLanguageModel(nn.Module):
         """The trained weights that only images reach: the projector's and the encoder's."""
         return [p for part in (self.projector, self.vision_encoder) for p in part.parameters() if p.requires_grad]
 
-    def _touch_unused(self, image_embeds: Tensor | None) -> Tensor | float:
+    def _touch_unused(self, image_embeds: Sequence[Tensor]) -> Tensor | float:
         """Zero, but tied to the weights that a batch without images leaves out, so that every rank reduces the same."""
-        if image_embeds is not None or not self.training:
+        if image_embeds or not self.training:
             return 0.0
         unused = self.image_parameters()
         return torch.stack([p.flatten()[0] for p in unused]).sum().float() * 0.0 if unused else 0.0

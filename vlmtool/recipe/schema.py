@@ -102,7 +102,13 @@ class VisionEncoder(TunablePart):
     select_layer: int = -2
     """Which hidden states the projector reads, as Hugging Face counts them: -1 the last block, -2 the one before."""
     select_strategy: Literal["auto", "patch", "full"] = "auto"
-    """`patch` drops the first token (CLS), `full` keeps all; `auto` drops it where the encoder has one."""
+    """`patch` drops the first token (CLS), `full` keeps all; `auto` drops those that are no patches."""
+    image_size: int | None = Field(None, gt=0)
+    """Side in pixels of what the encoder sees; unset: its config's. Position embeddings are interpolated."""
+    tiles: tuple[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], ...] = ()
+    """Grids (rows, columns) of tiles to choose from for each picture (AnyRes); empty: the whole picture alone."""
+    max_patches: int | None = Field(None, gt=0)
+    """With an encoder of native resolution (SigLIP 2 NaFlex): patches that a picture has at most."""
 
 
 class Projector(Section):

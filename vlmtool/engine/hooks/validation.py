@@ -75,7 +75,7 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> tuple[float, list[B
         runner.watch.enter(runner.iter - 1, "validating")
         batch = batch.to(runner.device)
         with runner.autocast():
-            loss = model(batch.input_ids, batch.labels, batch.pixel_values)
+            loss = model(batch.input_ids, batch.labels, batch.pixels)
         total += loss.total.item()
         count += int(loss.num_tokens)
         bad += batch.bad_samples

@@ -1,23 +1,41 @@
-"""Image encoders of transformers (CLIP, SigLIP, …) read at one of their layers."""
+"""Image encoders of transformers (CLIP, SigLIP, DINOv2, …) read at one of their layers."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
+from transformers import (
+    AutoConfig,
+    CLIPVisionModel,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Siglip2VisionModel,
+    SiglipVisionModel,
+)
 
 from vlmtool.models.complete import check_complete
+from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.pickled import check_pickled_weights
 from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.utils.pixels import Pixels
 from vlmtool.utils.remote_code import hub_kernel, needs_remote_code
 
-# model_type in config.json → class. A checkpoint of the whole CLIP or SigLIP gives its vision half.
+# model_type in config.json → class. A checkpoint of the whole CLIP or SigLIP gives its vision half. SigLIP 2 of one
+# size is a "siglip"; a "siglip2" is of native resolution.
 VISION_CLASSES: dict[str, type[PreTrainedModel]] = {
     "clip": CLIPVisionModel,
     "clip_vision_model": CLIPVisionModel,
     "siglip": SiglipVisionModel,
     "siglip_vision_model": SiglipVisionModel,
+    "siglip2": Siglip2VisionModel,
+    "siglip2_vision_model": Siglip2VisionModel,
+    "dinov2": Dinov2Model,
+    "dinov2_with_registers": Dinov2WithRegistersModel,
 }
+NATIVE = "siglip2_vision_model"
 
 
 def vision_config(path: Path) -> PreTrainedConfig:
@@ -67,9 +85,10 @@ def _known() -> str:
     return ", ".join(sorted({c.__name__ for c in VISION_CLASSES.values()}))
 
 
-def has_cls_token(config: PreTrainedConfig) -> bool:
-    """True where the first hidden state is a CLS token, not a patch: CLIP has one, SigLIP has none."""
-    return config.model_type == "clip_vision_model"
+def num_prefix_tokens(config: PreTrainedConfig) -> int:
+    """Hidden states before the first patch's: CLIP and DINOv2 have a CLS token, some DINOv2 registers, SigLIP none."""
+    has_cls = config.model_type in ("clip_vision_model", "dinov2", "dinov2_with_registers")
+    return int(has_cls) + getattr(config, "num_register_tokens", 0)
 
 
 class VisionEncoder(nn.Module):
@@ -77,15 +96,16 @@ class VisionEncoder(nn.Module):
 
     Args:
         model: the vision model; its list of blocks is shortened in place.
-        select_layer: index into Hugging Face's `hidden_states` (0 the embeddings, -1 the last block).
-        select_strategy: "patch" drops the first token, "full" keeps all, "auto" drops it where it is a CLS token.
     """
 
-    def __init__(self, model: PreTrainedModel, select_layer: int = -2, select_strategy: str = "auto") -> None:
+    def __init__(self, model: PreTrainedModel, reading: Reading | None = None) -> None:
         super().__init__()
         self.model = model
-        self.num_blocks = keep_blocks(model, select_layer)
-        self.drops_first = select_strategy == "patch" or (select_strategy == "auto" and has_cls_token(model.config))
+        self.reading = reading = reading or Reading()
+        self.num_blocks = keep_blocks(model, reading.select_layer)
+        prefix = num_prefix_tokens(model.config)
+        self.num_dropped = {"full": 0, "patch": 1, "auto": prefix}[reading.select_strategy]
+        check_reading(model.config, reading)
 
     @property
     def hidden_size(self) -> int:
@@ -93,17 +113,73 @@ class VisionEncoder(nn.Module):
         return self.model.config.hidden_size
 
     @property
-    def num_patches(self) -> int:
-        """N, patch features per image that the projector gets."""
-        config = self.model.config
-        tokens = (config.image_size // config.patch_size) ** 2 + has_cls_token(config)
-        return tokens - self.drops_first
+    def is_native(self) -> bool:
+        """It takes pictures in their own proportions, as rows of patches."""
+        return self.model.config.model_type == NATIVE
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(I, 3, H, W) → patch features (I, N, D_vision)."""
-        hidden_states = self.model(pixel_values.to(self.model.dtype), output_hidden_states=True).hidden_states
-        selected = hidden_states[self.num_blocks]
-        return selected[:, 1:] if self.drops_first else selected
+    @property
+    def image_size(self) -> int | None:
+        """Side in pixels of what it sees; None with native resolution."""
+        return None if self.is_native else self.reading.image_size or self.model.config.image_size
+
+    @property
+    def num_patches(self) -> int | None:
+        """N, patch features per view that the projector gets; None with native resolution, where pictures differ."""
+        config = self.model.config
+        if self.image_size is None:
+            return None
+        return (self.image_size // config.patch_size) ** 2 + num_prefix_tokens(config) - self.num_dropped
+
+    def forward(self, pixels: Pixels) -> list[Tensor]:
+        """Patch features as tensors (n, N, D_vision) whose n sum up to all views: one, or one for each picture."""
+        if self.is_native:
+            return self._native(pixels)
+        other_size = {"interpolate_pos_encoding": True} if self._interpolates() else {}
+        selected = self._selected(pixel_values=pixels.values.to(self.model.dtype), **other_size)
+        return [selected[:, self.num_dropped :]]
+
+    def _native(self, pixels: Pixels) -> list[Tensor]:
+        """Each picture's own patches; what pads its row is hidden from them."""
+        shapes = pixels.layouts[:, :2]
+        counts = shapes.prod(1).tolist()
+        places = torch.arange(pixels.values.shape[1], device=pixels.values.device)
+        mask = (places < torch.tensor(counts, device=places.device)[:, None]).int()
+        selected = self._selected(
+            pixel_values=pixels.values.to(self.model.dtype), pixel_attention_mask=mask, spatial_shapes=shapes
+        )
+        return [row[None, :count] for row, count in zip(selected, counts, strict=True)]
+
+    def _selected(self, **inputs: Any) -> Tensor:
+        return self.model(**inputs, output_hidden_states=True).hidden_states[self.num_blocks]
+
+    def _interpolates(self) -> bool:
+        """Position embeddings are made for another size; DINOv2 looks after it by itself."""
+        config = self.model.config
+        return self.image_size != config.image_size and not config.model_type.startswith("dinov2")
+
+
+def check_reading(config: PreTrainedConfig, reading: Reading) -> None:
+    """The encoder can be read so.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    native = config.model_type == NATIVE
+    if native and (reading.tiles or reading.image_size):
+        key = "tiles" if reading.tiles else "image_size"
+        raise UsageError(
+            f"vision_encoder.{key}: this encoder takes pictures in their own proportions.\n"
+            "Drop the key; vision_encoder.max_patches says how many patches a picture may have."
+        )
+    if native and reading.select_strategy == "patch":
+        raise UsageError(
+            "vision_encoder.select_strategy = 'patch': this encoder's first token is a patch.\nDrop the key."
+        )
+    if not native and reading.max_patches:
+        raise UsageError(
+            "vision_encoder.max_patches: this encoder sees squares of one size.\n"
+            "Drop the key, or take an encoder of native resolution (SigLIP 2 NaFlex)."
+        )
 
 
 def keep_blocks(model: PreTrainedModel, select_layer: int) -> int:

@@ -3,6 +3,7 @@
 import math
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -19,11 +20,22 @@ class Projector(nn.Module):
 
     needs_square_grid: ClassVar[bool] = False
     """True where the patches are read as a square grid, so that encoders of native resolution are refused."""
+    makes_grid: ClassVar[bool] = False
+    """True where the tokens stand in rows and columns as the patches do, so that tiles of a picture can be put
+    together."""
+
+    row_end: nn.Parameter | None
+    """(D_llm,) token after each row of a tiled picture; None where pictures are not tiled."""
 
     def __init__(self, vision_hidden_size: int, llm_hidden_size: int) -> None:
         super().__init__()
         self.vision_hidden_size = vision_hidden_size
         self.llm_hidden_size = llm_hidden_size
+        self.register_parameter("row_end", None)
+
+    def add_row_end(self) -> None:
+        """Make the token after each row of a tiled picture, with LLaVA-NeXT's first values N(0, 1 / D_llm)."""
+        self.row_end = nn.Parameter(torch.randn(self.llm_hidden_size) / self.llm_hidden_size**0.5)
 
     def forward(self, patch_features: Tensor) -> Tensor:
         """(I, N, D_vision) → (I, N', D_llm)."""

@@ -17,6 +17,7 @@ class LDPProjector(Projector):
     """
 
     needs_square_grid = True
+    makes_grid = True
 
     def __init__(self, vision_hidden_size: int, llm_hidden_size: int) -> None:
         super().__init__(vision_hidden_size, llm_hidden_size)

@@ -21,6 +21,7 @@ class LDPv2Projector(Projector):
     """
 
     needs_square_grid = True
+    makes_grid = True
 
     def __init__(self, vision_hidden_size: int, llm_hidden_size: int, grid_size: int = 12) -> None:
         super().__init__(vision_hidden_size, llm_hidden_size)

@@ -10,6 +10,8 @@ from vlmtool.models.projectors.base import Projector
 class LinearProjector(Projector):
     """Source: LLaVA, https://arxiv.org/abs/2304.08485, section 4.1."""
 
+    makes_grid = True
+
     def __init__(self, vision_hidden_size: int, llm_hidden_size: int, bias: bool = True) -> None:
         super().__init__(vision_hidden_size, llm_hidden_size)
         self.model = nn.Sequential(nn.Linear(vision_hidden_size, llm_hidden_size, bias=bias))

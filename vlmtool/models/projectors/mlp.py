@@ -14,6 +14,8 @@ class MLPProjector(Projector):
     Source: LLaVA-1.5, https://arxiv.org/abs/2310.03744, section 3.2.
     """
 
+    makes_grid = True
+
     def __init__(
         self, vision_hidden_size: int, llm_hidden_size: int, depth: int = 2, hidden_act: str = "gelu", bias: bool = True
     ) -> None:

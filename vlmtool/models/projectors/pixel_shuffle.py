@@ -18,6 +18,7 @@ class PixelShuffleProjector(Projector):
     """
 
     needs_square_grid = True
+    makes_grid = True
 
     def __init__(self, vision_hidden_size: int, llm_hidden_size: int, factor: int = 2) -> None:
         super().__init__(vision_hidden_size, llm_hidden_size)

@@ -1,3 +1,3 @@
 from vlmtool.models.projectors.mlp import MLPProjector
 
-projector = dict(type=MLPProjector, depth=2)
+projector = dict(type=MLPProjector)
