@@ -114,7 +114,7 @@ def test_a_recipe_does_what_xtuners_of_its_name_does(name: str):
     schedule = recipe.schedule
     assert recipe.vision_encoder.path == "openai/clip-vit-large-patch14-336"
     assert recipe.vision_encoder.select_layer == -2 and recipe.data.image_position == "front"
-    assert recipe.projector.type.endswith(".MLPProjector") and recipe.projector.options == {"depth": 2}
+    assert recipe.projector.type.endswith(".MLPProjector") and recipe.projector.options == {}  # two layers
     assert (schedule.optimizer, schedule.betas, schedule.weight_decay) == ("torch.optim.AdamW", (0.9, 0.999), 0)
     assert (schedule.clip_grad, schedule.warmup_ratio, schedule.decay) == (1, 0.03, "cosine")
 
