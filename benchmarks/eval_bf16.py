@@ -13,16 +13,20 @@ from vlmtool.evaluation.benchmarks.mmbench import MMBench
 from vlmtool.evaluation.run import answer_all
 
 SETTINGS = GenerationSettings(max_new_tokens=8)
+DEMO_TABLE = Path("work_dirs/demo/data/mmbench.tsv")
 DTYPES, BATCH_SIZES = ("fp32", "bf16"), (1, 16)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="a model folder, e.g. work_dirs/demo/merged")
-    parser.add_argument("table", type=Path, help="a MMBench file, e.g. work_dirs/demo/data/mmbench.tsv")
+    parser.add_argument("model", nargs="?", default="work_dirs/demo/merged", help="a model folder")
+    parser.add_argument("table", nargs="?", type=Path, default=DEMO_TABLE, help="a MMBench file")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.table == DEMO_TABLE and not DEMO_TABLE.is_file():
+        print(f"left out: there is no {DEMO_TABLE}. Run `make demo` first, or name a model folder and a table.")
+        return
     torch.set_num_threads(arguments.threads)
     benchmark = MMBench(arguments.table)
     answers = {}

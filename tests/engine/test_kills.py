@@ -33,7 +33,7 @@ def start(words: list[str], kill: str = "", processes: int = 1, port: int = 0) -
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({KILL: kill} if kill else {})
     if processes > 1:
         environment |= {"NPROC_PER_NODE": str(processes), "PORT": str(port)}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 def survive(small, data: Path, folder: Path, kills: list[str], quantization: str, processes: int, port: int) -> None:
