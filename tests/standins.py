@@ -5,6 +5,7 @@ Every width is a multiple of 64, because of NF4. What one call writes depends on
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ SPECIAL = ["<s>", "</s>", "<pad>"]
 INTERNLM_SPECIAL = [*SPECIAL, "<eoh>", "<eoa>", "<|User|>", "<|Bot|>", "<|System|>"]
 COLOURS = {"red": (210, 40, 30), "green": (40, 170, 60), "blue": (40, 70, 210), "yellow": (230, 210, 50)}
 SHAPES = ("circle", "square", "bar")
+PICTURES = ((48, 36), (36, 48), (40, 40))  # px
 # Half of it random letters: without merges enough, the vocabulary would be smaller than asked for.
 TEXT = (
     "USER: What is in the picture? ASSISTANT: A red circle. Which colour is the square? It is blue, green or yellow. "
@@ -89,8 +91,10 @@ def make_llama(
     return folder
 
 
-def make_tokenizer(special_tokens: list[str] = SPECIAL) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of `VOCABULARY` tokens; ids 0, 1, 2 are BOS, EOS and padding."""
+def make_tokenizer(
+    special_tokens: list[str] = SPECIAL, bos: str | None = "<s>", eos: str = "</s>", pad: str | None = "<pad>"
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `VOCABULARY` tokens; the first ids are those of `special_tokens`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -104,47 +108,55 @@ def make_tokenizer(special_tokens: list[str] = SPECIAL) -> PreTrainedTokenizerFa
     noise = " ".join("".join(letters.choices("aeinorst", k=5)) for _ in range(200))
     tokenizer.train_from_iterator([TEXT * 20, noise], trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=1024
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, model_max_length=1024
     )
     assert len(fast) == VOCABULARY
     return fast
 
 
-def make_clip(folder: Path, seed: int, patch_size: int = PATCH_SIZE, dtype: torch.dtype = torch.float32) -> Path:
+def make_clip(
+    folder: Path,
+    seed: int,
+    patch_size: int = PATCH_SIZE,
+    dtype: torch.dtype = torch.float32,
+    image_size: int = IMAGE_SIZE,
+) -> Path:
     """A CLIP vision model of 3 blocks with its image processor."""
     torch.manual_seed(seed)
     config = CLIPVisionConfig(
         hidden_size=HIDDEN_SIZE, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-        image_size=IMAGE_SIZE, patch_size=patch_size, initializer_factor=2.0,
+        image_size=image_size, patch_size=patch_size, initializer_factor=2.0,
     )  # fmt: skip
     CLIPVisionModel(config).to(dtype).save_pretrained(folder)
-    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side).save_pretrained(folder)
+    side = {"height": image_size, "width": image_size}
+    CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=side).save_pretrained(folder)
     return folder
 
 
-def make_siglip(folder: Path, seed: int, patch_size: int = PATCH_SIZE) -> Path:
+def make_siglip(folder: Path, seed: int, patch_size: int = PATCH_SIZE, image_size: int = IMAGE_SIZE) -> Path:
     """A SigLIP vision model of 3 blocks, without CLS token, with its image processor."""
     torch.manual_seed(seed)
     config = SiglipVisionConfig(
         hidden_size=HIDDEN_SIZE, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-        image_size=IMAGE_SIZE, patch_size=patch_size,
+        image_size=image_size, patch_size=patch_size,
     )  # fmt: skip
     SiglipVisionModel(config).save_pretrained(folder)
-    SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": image_size, "width": image_size}).save_pretrained(folder)
     return folder
 
 
-def make_llava_data(folder: Path, seed: int, n: int = NUM_RECORDS) -> Path:
+def make_llava_data(
+    folder: Path, seed: int, n: int = NUM_RECORDS, pictures: Sequence[tuple[int, int]] = PICTURES
+) -> Path:
     """`llava.json` with `n` records and `images/`: by turns one image, text alone, several images, several turns."""
     draw = random.Random(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    records = [_record(folder / "images", number, draw) for number in range(n)]
+    records = [_record(folder / "images", number, draw, pictures) for number in range(n)]
     (folder / "llava.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     return folder / "llava.json"
 
 
-def _record(images: Path, number: int, draw: random.Random) -> dict[str, Any]:
+def _record(images: Path, number: int, draw: random.Random, pictures: Sequence[tuple[int, int]]) -> dict[str, Any]:
     kind = number % 4
     scenes = [(draw.choice(list(COLOURS)), draw.choice(SHAPES)) for _ in range(2 if kind == 2 else 1)]
     names = [f"{number:03d}_{place}.jpg" for place in range(len(scenes))]
@@ -156,7 +168,7 @@ def _record(images: Path, number: int, draw: random.Random) -> dict[str, Any]:
         ]
         return {"id": number, "conversations": _turns(turns)}
     for name, scene in zip(names, scenes, strict=True):
-        _picture(*scene, draw).save(images / name, quality=90)
+        _picture(*scene, draw, pictures).save(images / name, quality=90)
     turns = ["<image>\nWhat is in the picture?", f"A {colour} {shape}."]
     if kind == 2:
         turns = ["First <image> and then <image>: what are they?", f"A {colour} {shape} and a {' '.join(others[0])}."]
@@ -170,9 +182,9 @@ def _turns(texts: list[str]) -> list[dict[str, str]]:
     return [{"from": "gpt" if place % 2 else "human", "value": text} for place, text in enumerate(texts)]
 
 
-def _picture(colour: str, shape: str, draw: random.Random) -> PILImage.Image:
-    """One coloured shape on grey, wide or high."""
-    width, height = draw.choice(((48, 36), (36, 48), (40, 40)))
+def _picture(colour: str, shape: str, draw: random.Random, sizes: Sequence[tuple[int, int]]) -> PILImage.Image:
+    """One coloured shape on grey, of one of the sizes (width, height)."""
+    width, height = draw.choice(sizes)
     picture = PILImage.new("RGB", (width, height), (200, 200, 200))
     pen, fill = ImageDraw.Draw(picture), COLOURS[colour]
     left, top = draw.randrange(width - 24), draw.randrange(height - 24)

@@ -12,7 +12,8 @@ from tests.chat.conftest import TEMPLATE, tiny_llm
 from tests.chat.folders import Folders, write_folders, write_xtuner_folder
 from vlmtool.chat.generator import GenerationSettings, Generator, Request
 from vlmtool.chat.load import load_chat_model
-from vlmtool.chat.plan import Flags, PartPlan, make_plan
+from vlmtool.chat.model_plan import Flags, PartPlan
+from vlmtool.chat.plan import make_plan
 from vlmtool.data.conversation import Image, user
 from vlmtool.models.fingerprint import config_hash
 from vlmtool.models.folder import load_projector, save_projector

@@ -9,7 +9,7 @@ from vlmtool.chat.generator import Generator, Request, answering
 from vlmtool.chat.likelihood import likelihoods
 from vlmtool.data.conversation import assistant, user
 from vlmtool.models.prefix import add_prefix
-from vlmtool.recipe.schema import Prefix
+from vlmtool.recipe.parts import Prefix
 from vlmtool.utils.errors import DataError
 
 TOKENS = 5

@@ -1,6 +1,7 @@
 """The data check finds every defect, each at its place."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image as PILImage
 
 from vlmtool.data import check as check_module
 from vlmtool.data.check import check_data
-from vlmtool.data.check_record import Prompting
+from vlmtool.data.check_record import Prompting, Source
 from vlmtool.data.check_report import DEFECTS, CheckReport
 from vlmtool.data.conversation import Image
 from vlmtool.data.formats import json_stream
@@ -34,7 +35,7 @@ def check(tokenizer, tmp_path, picture):
 
     def run(*paths, template=None, **options) -> CheckReport:
         prompting = Prompting(tokenizer, template or find_template("vicuna", None), four_tokens, MAX_LENGTH)
-        return check_data(paths, tmp_path / "images", prompting, **options)
+        return check_data([Source(Path(p), tmp_path / "images", prompting=prompting) for p in paths], **options)
 
     return run
 
@@ -245,7 +246,7 @@ def test_a_name_that_no_system_takes_is_a_defect(check, write_records):
 
 def test_without_a_tokenizer_records_and_images_are_checked(tmp_path, picture, write_records):
     picture("good.png")
-    report = check_data([write_records([record("a"), record("b", image="absent.png")])], tmp_path / "images", None)
+    report = check_data([Source(write_records([record("a"), record("b", image="absent.png")]), tmp_path / "images")])
     assert found(report) == {("missing_image", 2, "b")}
     assert (report.num_samples, report.lengths) == (1, [])
 

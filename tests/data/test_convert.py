@@ -287,7 +287,10 @@ def test_pictures_in_the_source_need_a_folder(convert):
 
 def test_refcoco_in_the_forms_it_is_written(convert, tmp_path):
     source = [
-        {"id": "r", "image": "000000581857.jpg", "sents": "the woman", "bbox": [57, 29, 86, 58]},
+        {"id": "r", "image": "coco/train2017/000000581857.jpg", "sents": "the woman", "bbox": [300.5, 100, 150, 99.9],
+         "height": 400, "width": 600},
+        {"id": "edge", "image": "000000581857.jpg", "sents": "all of it", "bbox": [0, 0.02, 600, 400],
+         "height": 400, "width": 600},
         {"img_id": "COCO_train2014_000000581857_16", "sents": "a cup", "bbox": [10, 20, 30, 40],
          "width": 100, "height": 200},
         {"img_path": "images/COCO_train2014_000000000009.jpg", "expression": "a dog", "bbox": [0, 0, 50, 50],
@@ -296,19 +299,28 @@ def test_refcoco_in_the_forms_it_is_written(convert, tmp_path):
     ]  # fmt: skip
     records = convert("auto", source, "--image-prefix", "coco/")
     assert [(r["id"], r["image"], *(turn["value"] for turn in r["conversations"])) for r in records] == [
-        ("r", "coco/000000581857.jpg", "<image>\n[refer] give me the location of the woman", "{<57><29><86><58>}"),
-        ("000000581857-2", "coco/000000581857.jpg", "<image>\n[refer] give me the location of a cup",
+        # XTuner's own arithmetic: 300.5 / 600, 100 / 400, 450.5 / 600 and 199.9 / 400, each times 100 and cut.
+        ("r", "coco/000000581857.jpg", "<image>\n[refer] give me the location of the woman", "{<50><25><75><49>}"),
+        ("edge", "coco/000000581857.jpg", "<image>\n[refer] give me the location of all of it",
+         "{<0><0><100><100>}"),
+        ("000000581857-3", "coco/000000581857.jpg", "<image>\n[refer] give me the location of a cup",
          "{<10><10><40><30>}"),
-        ("COCO_train2014_000000000009-3", "coco/COCO_train2014_000000000009.jpg",
+        ("COCO_train2014_000000000009-4", "coco/COCO_train2014_000000000009.jpg",
          "<image>\n[refer] give me the location of a dog", "{<0><0><50><25>}"),
-        ("b-4", "coco/b.jpg", "<image>\n[refer] give me the location of a cat", "{<50><0><100><100>}"),
+        ("b-5", "coco/b.jpg", "<image>\n[refer] give me the location of a cat", "{<50><0><100><100>}"),
     ]  # fmt: skip
-    records = convert("refcoco", source, "--box-form", "llava", "--max-skipped", "1", to="llava.json")
+    records = convert("refcoco", source, "--box-form", "llava", to="llava.json")
+    # 600 × 400 padded to 600 × 600: 100 pixels above.
     # 100 × 200 padded to 200 × 200: 50 pixels on each side; 128 × 64 to 128 × 128: 32 above.
     assert [record["conversations"][1]["value"] for record in records] == [
+        "[0.501, 0.333, 0.751, 0.500]", "[0.000, 0.167, 1.000, 0.833]",
         "[0.300, 0.100, 0.450, 0.300]", "[0.250, 0.000, 0.500, 0.250]", "[0.500, 0.250, 1.000, 0.750]",
     ]  # fmt: skip
-    assert "1 no size" in convert.out
+
+
+def test_a_box_without_the_size_of_its_picture_is_left_out(convert):
+    convert("refcoco", [{"image": "a.jpg", "sents": "the woman", "bbox": [57, 29, 86, 58]}], code=1)
+    assert convert.skipped()[0]["reason"] == "no size"
 
 
 @pytest.mark.parametrize("box", [[1, 2, 3], [50, 0, 40, 10], [0, 0, 101, 10], [0, 0, 10**400, 1], "x", [True] * 4])

@@ -1,10 +1,12 @@
 """Samples: what is cut, skipped, refused; what a batch is made of; that workers can make them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vlmtool.data.check_record import RecordChecker, Task
+from vlmtool.data.check_record import RecordChecker, Source, Task
 from vlmtool.data.collate import Collator
 from vlmtool.data.conversation import Conversation, Image, assistant, user
 from vlmtool.data.dataset import ConversationDataset
@@ -103,7 +105,7 @@ def test_the_scan_and_the_check_say_the_same_of_an_image(dataset, picture, tmp_p
     picture("a.png")
     folder = tmp_path / "images"
     (folder / "folder").mkdir()
-    checker = RecordChecker(folder, "as_written", deep=False, prompting=None)
+    checker = RecordChecker(Source(Path("f.jsonl"), folder), deep=False)
     [(kind, _)] = checker(Task([], [name])).bad_images.values()
     assert (kind == "missing_image") is is_missing
 

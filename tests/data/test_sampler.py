@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from vlmtool.data.sampler import StepPlan, StepSampler
+from vlmtool.data.sampler import Share, StepPlan, StepSampler
 
 
 def plan(num_samples=23, batch_size=1, accumulation=1, world_size=1, **options) -> StepPlan:
-    return StepPlan(num_samples, batch_size, accumulation, world_size, **{"seed": 3, **options})
+    return StepPlan((Share(num_samples),), batch_size, accumulation, world_size, **{"seed": 3, **options})
 
 
 def step_of(chosen: StepPlan, step: int) -> list[int]:

@@ -65,7 +65,8 @@ def test_a_disk_that_fills_up(small, tmp_path, policy):
     extra = ["schedule.save_every=3", "schedule.save_epochs=False", "schedule.max_steps=30"]
     script = f"""
         mount -t tmpfs -o size=12m tmpfs {disk} || exit 99
-        (until [ -e {disk}/run/iter_6.pth ] || ! kill -0 $$; do sleep 0.02; done; head -c 20m /dev/zero > {disk}/filler) 2> /dev/null &
+        (until [ -e {disk}/run/iter_6.pth ] || ! kill -0 $$; do sleep 0.02; done
+         head -c 20m /dev/zero > {disk}/filler) 2> /dev/null &
         "$@"; status=$?
         cp -a {disk}/run {copy}; exit $status
     """

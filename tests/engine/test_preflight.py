@@ -13,7 +13,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from tests.engine.conftest import FINETUNE, PRETRAIN, shipped_for_standins
+from tests.engine.conftest import FINETUNE, PRETRAIN, as_overrides, on_standins
 from vlmtool.cli import train as train_command
 from vlmtool.engine import resources
 from vlmtool.engine.build import build_runner
@@ -21,9 +21,11 @@ from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, p
 from vlmtool.engine.resources import checkpoint_bytes, count, disk_row, memory_need, memory_row, num_checkpoints, size
 from vlmtool.engine.trainable import check_trainable
 from vlmtool.models.build import build_llm
+from vlmtool.recipe.catalog import recipes
 from vlmtool.recipe.load import load_recipe
 from vlmtool.recipe.schema import Schedule
 from vlmtool.utils.errors import CheckpointError, RecipeError, UsageError
+from vlmtool.utils.hub import local_folder
 
 CPU = torch.device("cpu")
 
@@ -78,9 +80,9 @@ def dry_run(small, tmp_path) -> Callable[..., DryRun]:
     return run
 
 
-def planned(recipe, folder_llm: Path, folder_encoder: Path):
+def planned(recipe, folder_llm: Path, folder_encoder: Path, beside: Path | None = None):
     """The model of a recipe, without memory."""
-    llm, encoder = planned_llm(recipe, folder_llm), planned_encoder(recipe, folder_encoder)
+    llm, encoder = planned_llm(recipe, folder_llm), planned_encoder(recipe, folder_encoder, beside)
     width = llm.get_input_embeddings().embedding_dim
     parts = PlannedParts(llm=llm, vision_encoder=encoder, tokenizer=StubTokenizer())
     parts.projector = planned_projector(recipe, encoder.hidden_size, width)
@@ -289,7 +291,7 @@ def test_the_checkpoint_to_resume_is_looked_into(run, dry_run, standins, tmp_pat
     for overrides, told in (
         ((by_length, "llm.lora=dict(r=4, alpha=8)"), "this recipe trains other weights"),
         ((by_length, "runtime.seed=7"), "draw other batches than before: seed"),
-        ((by_length, "schedule.batch_size=2"), "step_size 4 → 2"),
+        ((by_length, "schedule.batch_size=2"), "processes) 4 → 2"),
         ((by_length, few), "num_samples 32 → 20"),
         (("data.sampler='random'",), "by_length True → False"),
     ):
@@ -362,18 +364,13 @@ def test_the_size_of_a_checkpoint_is_predicted(run, small, standins):
     assert 0.9 < predicted / written < 1  # names, meta and the archive's frame come on top
 
 
-@pytest.mark.parametrize(("name", "sizes"), shipped_for_standins())
-def test_what_is_trained_is_predicted(name, sizes, small, standins, tmp_path):
-    overrides = [
-        *small,
-        *sizes,
-        "llm.template='vicuna'",
-        "data.val_path=None",
-        "data.sample_prompts=()",
-        "data.num_workers=0",
-    ]
-    recipe = load_recipe(name, overrides)
-    model = planned(recipe, standins.llama, standins.clip)
+@pytest.mark.parametrize("name", [entry.name for entry in recipes()])
+def test_what_is_trained_is_predicted(name, parts, records, tmp_path):
+    changed = on_standins(load_recipe(name), parts, records) | {"init_from": None}
+    recipe = load_recipe(name, as_overrides(changed))
+    second = recipe.vision_encoder.beside
+    paths = [recipe.llm.path, recipe.vision_encoder.path, *([second.path] if second else [])]
+    model = planned(recipe, *(local_folder(path, "path") for path in paths))
     assert check_trainable(model, recipe) == build_runner(recipe, name, tmp_path).parts
     assert all(parameter.is_meta for parameter in model.parameters())
 

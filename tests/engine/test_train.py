@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
-from tests.engine.conftest import FINETUNE, PRETRAIN, log_rows, losses, shipped_for_standins
+from tests.engine.conftest import FINETUNE, PRETRAIN, log_rows, losses
 from vlmtool.engine.build import build_runner
 from vlmtool.models.checkpoint import read_checkpoint
 from vlmtool.recipe.load import load_recipe
@@ -117,32 +117,10 @@ def test_resuming_continues_exactly(run, tmp_path, standins, quantization):
 
 def test_resuming_with_other_batches_is_refused(run, tmp_path):
     run("first", "schedule.save_every=2")
-    with pytest.raises(CheckpointError, match="step_size 4 → 2"):
+    with pytest.raises(CheckpointError, match="samples per step .* 4 → 2"):
         run("first", "schedule.batch_size=2", resume=True)
     with pytest.raises(CheckpointError, match="seed 0 → 1"):
         run("first", "runtime.seed=1", resume=True)
-
-
-@pytest.mark.parametrize(("name", "sizes"), shipped_for_standins())
-def test_every_recipe_takes_two_steps(name, sizes, small, standins, tmp_path):
-    llm = standins.internlm if "internlm" in name else standins.llama
-    own_template = [] if load_recipe(name).llm.template else ["llm.template='vicuna'"]
-    overrides = [
-        *small,
-        *sizes,
-        f"llm.path={str(llm)!r}",
-        "schedule.max_steps=2",
-        "data.val_path=None",
-        "data.sample_prompts=()",
-        *own_template,
-    ]
-    recipe = load_recipe(name, overrides)
-    prepared = build_runner(recipe, name, tmp_path)
-    before = {n: p.detach().clone() for n, p in prepared.runner.model.named_parameters() if p.requires_grad}
-    prepared.runner.train()
-    now = dict(prepared.runner.model.named_parameters())
-    assert any(not torch.equal(before[n], now[n]) for n in before)
-    assert len(losses(tmp_path)) == 2 and all(map(math.isfinite, losses(tmp_path)))
 
 
 def test_the_next_stage_starts_from_the_projector(run, tmp_path):

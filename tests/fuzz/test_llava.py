@@ -13,7 +13,7 @@ from hypothesis.strategies import DrawFn
 from tests.fuzz.profiles import assert_readable, fuzz, outcome, run_command
 from tests.fuzz.strategies import damaged, json_values, paths, spoiled, texts, to_bytes
 from vlmtool.data.check import check_data
-from vlmtool.data.check_record import Prompting
+from vlmtool.data.check_record import Prompting, Source
 from vlmtool.data.conversation import Conversation, Image
 from vlmtool.data.formats.file_head import WrongFile
 from vlmtool.data.formats.json_stream import read_blocks
@@ -209,7 +209,7 @@ def prompting(standins) -> Prompting:
 def test_a_check_counts_every_record(folder, prompting, standins, data, deep):
     path = folder / "checked.json"
     path.write_bytes(data)
-    report = check_data([path], standins.images, prompting, deep=deep, num_workers=1)
+    report = check_data([Source(path, standins.images, prompting=prompting)], deep=deep, num_workers=1)
     expected = read_by_json(data)
     if "wrong_file" in report.counts:
         assert may_be_refused_whole(data) and not report.num_records

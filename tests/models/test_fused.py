@@ -2,11 +2,18 @@
 
 import pytest
 import torch
-from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, SiglipImageProcessorPil
+from transformers import (
+    BitImageProcessorPil,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from tests.models.conftest import siglip
 from tests.models.test_resolution import SMALL, _copy, picture
-from vlmtool.models.encoders.fused import FusedEncoder
+from vlmtool.models.encoders.fused import FusedEncoder, put_beside
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.utils.errors import UsageError
@@ -41,3 +48,15 @@ def test_each_sees_the_picture_in_its_own_colours():
 def test_encoders_with_other_numbers_of_patches_are_refused():
     with pytest.raises(UsageError, match="4 patches, the one beside it 16 patches"):
         FusedEncoder(VisionEncoder(siglip()), VisionEncoder(dinov2(8), Reading(image_size=32)), COLOURS)
+
+
+def test_the_shipped_pair_makes_as_many_patches_of_384_px():
+    """SigLIP-so400m/14 and DINOv2-large/14, which is made for 518 px: 27 × 27 patches."""
+    siglip_config = SiglipVisionConfig(**{**SMALL, "num_hidden_layers": 1}, image_size=384, patch_size=14)
+    dinov2_config = Dinov2Config(**{**SMALL, "num_hidden_layers": 1}, image_size=518, patch_size=14)
+    first = VisionEncoder(SiglipVisionModel(siglip_config), Reading(-1, beside=Reading(-1)))
+    fused = put_beside(first, Dinov2Model(dinov2_config), COLOURS)
+    assert fused.num_patches == (384 // 14) ** 2 == 729
+    with torch.no_grad():
+        (features,) = fused(Pixels.one_view_each(torch.rand(1, 3, 384, 384)))
+    assert features.shape == (1, 729, 128)

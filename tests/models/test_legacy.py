@@ -14,7 +14,7 @@ from tests.legacy.checkpoints import ARCHITECTURES, make_legacy_checkpoint
 from vlmtool.models.build import build_llm
 from vlmtool.models.legacy.find import find_legacy
 from vlmtool.models.llm import load_llm, read_llm_config
-from vlmtool.recipe.schema import Lora
+from vlmtool.recipe.parts import Lora
 from vlmtool.utils.errors import CheckpointError
 
 # float32 sums of 128 to 256 products in another order, on logits of about 4.

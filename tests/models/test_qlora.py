@@ -7,7 +7,7 @@ from vlmtool.models.build import build_llm
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.models.vlm import VisionLanguageModel
-from vlmtool.recipe.schema import Lora
+from vlmtool.recipe.parts import Lora
 
 LORA = Lora(r=8, alpha=16.0)
 

@@ -18,7 +18,8 @@ from vlmtool.models.prefix import add_prefix
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.recipe.load import parse_recipe
-from vlmtool.recipe.schema import Prefix, Recipe
+from vlmtool.recipe.parts import Prefix
+from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import RecipeError
 
 LORA = {"r": 4, "alpha": 8.0}

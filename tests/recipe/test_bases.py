@@ -35,7 +35,7 @@ def part(file: Path):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_a_part_is_one_short_section_that_the_schema_takes(file):
     part(file)
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 10
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= (25 if file.parent.name == "data" else 10)
 
 
 @pytest.mark.parametrize("file", files("llms"), ids=lambda file: file.stem)
@@ -53,7 +53,7 @@ def test_an_image_encoder_says_its_layer(file):
 
 def test_no_two_files_name_the_same_checkpoint():
     for folder in ("llms", "vision_encoders"):
-        paths = [part(file).path for file in files(folder)]
+        paths = [(part(file).path, getattr(part(file), "beside", None)) for file in files(folder)]
         assert len(paths) == len(set(paths)) > 5
 
 

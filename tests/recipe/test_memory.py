@@ -7,6 +7,8 @@ import torch
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
     Siglip2VisionConfig,
     Siglip2VisionModel,
     SiglipVisionConfig,
@@ -40,6 +42,7 @@ PUBLISHED = {
 }
 CLIP = 0.2909  # 1e9 weights up to the layer that is read
 ENCODER_CLASSES = {
+    "facebook/dinov2-large": (Dinov2Model, Dinov2Config, dict(image_size=518, patch_size=14)),
     "openai/clip-vit-large-patch14-336": (CLIPVisionModel, CLIPVisionConfig, dict(image_size=336, patch_size=14)),
     "openai/clip-vit-large-patch14": (CLIPVisionModel, CLIPVisionConfig, dict(image_size=224, patch_size=14)),
     "google/siglip-base-patch16-224": (SiglipVisionModel, SiglipVisionConfig, dict(image_size=224, patch_size=16)),
@@ -117,6 +120,16 @@ def test_a_lora_of_a_7b_by_hand():
 )  # fmt: skip
 def test_what_is_trained_and_quantised_counts(overrides, expected):
     assert estimated_gb(load_recipe("llava_v15_7b_finetune_lora", overrides)) == pytest.approx(expected, rel=2e-3)
+
+
+def test_two_encoders_side_by_side_count_both():
+    """SigLIP-so400m without its last block 412.9 M weights, DINOv2-large without its own 291.8 M; the projector leads
+    from 1152 + 1024 to 4096.
+    """
+    expected = 6.738 * 2 + (0.4129 + 0.2918) * 4 + (2176 * 4096 + 4096 * 4096) / 1e9 * 16
+    assert estimated_gb(load_recipe("prismatic_vicuna_7b_siglip_dinov2_pretrain")) == pytest.approx(expected, rel=2e-3)
+    unknown = ["vision_encoder.beside.path=mine/vit"]
+    assert estimated_gb(load_recipe("prismatic_vicuna_7b_siglip_dinov2_pretrain", unknown)) is None
 
 
 def test_nothing_is_guessed_of_unknown_parts():

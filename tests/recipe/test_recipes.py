@@ -11,7 +11,8 @@ from vlmtool.cli.invoke import invoke
 from vlmtool.cli.main import app
 from vlmtool.recipe.catalog import CONFIGS, RecipeEntry, recipes
 from vlmtool.recipe.load import load_recipe, read_sections, recipe_text
-from vlmtool.recipe.schema import Recipe, TunablePart
+from vlmtool.recipe.parts import TunablePart
+from vlmtool.recipe.schema import Recipe
 
 ALL = recipes()
 NAMES = [entry.name for entry in ALL]
@@ -22,7 +23,7 @@ ABSENT: dict[str, str] = {}  # XTuner's name → why there is no such recipe
 DIFFERENT = {
     ("llava_llama3_70b_instruct_quant_clip_vit_large_p14_336_e1_gpu8_pretrain", "llm"): "XTuner's file names the 8B",
 }
-MERGED = ("llava_mix665k_refcoco.json", "internvl_sft_1.3m.jsonl")  # from the several files that XTuner reads
+CONVERTED = {"train.json": "train_boxes.json"}  # a file that XTuner's data set class reads → ours, of LLaVA's records
 IMAGE_TOKENS = 576  # CLIP-L/14 at 336, which XTuner takes off its length
 MACHINE = re.compile(r"(\d+ GPUs?|No GPU), batch (\d+)\.$")
 
@@ -50,7 +51,7 @@ def facts(recipe: Recipe) -> dict[str, object]:
         "text_length": recipe.data.max_length - IMAGE_TOKENS,
         "pad": recipe.data.pad_to_square,
         "by_length": recipe.data.sampler == "length",
-        "data": [recipe.data.path.rpartition("/")[2]],
+        "data": [given.path.rpartition("/")[2] for given in recipe.training_sets],
         "init_from": recipe.init_from and recipe.init_from.removeprefix("work_dirs/"),
     }
 
@@ -107,9 +108,7 @@ def test_every_recipe_of_xtuners_is_there():
 def test_a_recipe_does_what_xtuners_of_its_name_does(name: str):
     recipe = load_recipe(name)
     ours, theirs = facts(recipe), XTUNER[name]
-    if ours["data"][0] in MERGED:
-        assert len(theirs["data"]) > 1
-        theirs = {**theirs, "data": ours["data"]}
+    theirs = {**theirs, "data": [CONVERTED.get(file, file) for file in theirs["data"]]}
     assert [key for key in theirs if ours[key] != theirs[key] and (name, key) not in DIFFERENT] == []
     schedule = recipe.schedule
     assert recipe.vision_encoder.path == "openai/clip-vit-large-patch14-336"
@@ -138,6 +137,14 @@ def test_the_list_fits_a_terminal(capsys):
     assert max(map(len, [heading, *lines])) <= 100
     assert lines[::2] == NAMES
     assert not any("?" in line for line in lines)  # a batch, and a memory, for each
+
+
+def test_the_list_names_both_encoders_of_a_pair(capsys):
+    assert invoke(app, ["config", "list", "-p", "prismatic*pretrain"], debug=False) == 0
+    assert re.split(r"\s{2,}", capsys.readouterr().out.splitlines()[2].strip())[1] == "siglip-so400m+dinov2"
+    assert invoke(app, ["config", "list", "-p", "prismatic*pretrain", "--json"], debug=False) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["vision_encoder"], row["beside"]) == ("google/siglip-so400m-patch14-384", "facebook/dinov2-large")
 
 
 def test_the_list_says_what_a_recipe_does(capsys):

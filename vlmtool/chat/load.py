@@ -11,13 +11,15 @@ from transformers import PreTrainedModel
 
 from vlmtool.chat.adapter import add_adapter
 from vlmtool.chat.generator import Generator
-from vlmtool.chat.plan import Flags, ModelPlan, PartPlan, make_plan
+from vlmtool.chat.model_plan import Flags, ModelPlan
+from vlmtool.chat.plan import make_plan
 from vlmtool.chat.text_model import TextModel, refuse_image
-from vlmtool.chat.transform import make_transform
+from vlmtool.chat.transform import colours_of, make_transform
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import ChatTemplate, find_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
-from vlmtool.models.build import build_llm, load_encoder_weights
+from vlmtool.models.build import build_beside, build_llm, load_encoder_weights
+from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.fingerprint import part_hash
 from vlmtool.models.folder import load_projector
@@ -83,10 +85,10 @@ def build_generator(
     if plan.llm.adapter is not None:
         llm = add_adapter(llm, plan.llm.adapter)
     llm.requires_grad_(False).eval()
-    if plan.vision_encoder is None or plan.projector is None or plan.image_processor is None:
+    encoder = load_encoder(plan, dtype, device)
+    if encoder is None or plan.projector is None or plan.image_processor is None:
         text_model = TextModel(llm, image_token_id(tokenizer))
         return Generator(text_model, Renderer(tokenizer, template, refuse_image), None, identity)
-    encoder = load_encoder(plan, plan.vision_encoder, dtype).to(device)
     projector = load_projector(plan.projector, device, trust_remote_code)
     _check_widths(plan.projector, projector, encoder, llm)
     model = VisionLanguageModel(encoder, projector, llm, image_token_id(tokenizer)).requires_grad_(False).eval()
@@ -94,21 +96,29 @@ def build_generator(
     return Generator(model, Renderer(tokenizer, template, transform.num_tokens), transform, identity)
 
 
-def load_encoder(plan: ModelPlan, part: PartPlan, dtype: torch.dtype | str) -> VisionEncoder:
-    """The image encoder; its adapter is put on before the blocks above the selected layer are dropped.
+def load_encoder(plan: ModelPlan, dtype: torch.dtype | str, device: torch.device) -> ImageEncoder | None:
+    """The image encoder, if there is one; its adapter is put on before the blocks above the selected layer are dropped.
 
     So an adapter that covers all blocks fits as well as one that covers those below the selected layer.
     """
+    part = plan.vision_encoder
+    if part is None:
+        return None
     weights: nn.Module = load_encoder_weights(part.weights, dtype)
     if part.adapter is not None:
         weights = add_adapter(weights, part.adapter)
-    return VisionEncoder(weights, plan.reading)
+    encoder = VisionEncoder(weights, plan.reading).to(device)
+    if plan.beside is None or plan.image_processor is None:
+        return encoder
+    colours = colours_of(plan.image_processor, plan.beside.image_processor)
+    return build_beside(encoder, plan.beside.weights, dtype, colours, device)
 
 
 def identity_of(plan: ModelPlan, template: ChatTemplate, precision: str) -> str:
     """Hash of all that the answers depend on, the question and the settings of generation aside."""
     parts = [plan.llm, plan.vision_encoder] if plan.vision_encoder is not None else [plan.llm]
     folders: list[Path] = [path for part in parts for path in (part.weights, part.adapter) if path is not None]
+    folders += [plan.beside.weights] if plan.beside is not None else []
     folders += [plan.projector] if plan.projector is not None else []
     said = [
         [part_hash(folder) for folder in folders], template.jinja, template.stop_words,
@@ -158,7 +168,7 @@ def _template(plan: ModelPlan, tokenizer_template: str | None) -> ChatTemplate:
     return template if plan.template is not None else ChatTemplate(None, template.jinja, plan.stop_words)
 
 
-def _check_widths(folder: Path, projector: Projector, encoder: VisionEncoder, llm: PreTrainedModel) -> None:
+def _check_widths(folder: Path, projector: Projector, encoder: ImageEncoder, llm: PreTrainedModel) -> None:
     found = (encoder.hidden_size, llm.get_input_embeddings().weight.shape[1])
     wanted = (projector.vision_hidden_size, projector.llm_hidden_size)
     if found != wanted:

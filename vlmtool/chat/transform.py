@@ -5,13 +5,13 @@ from pathlib import Path
 from vlmtool.data.image_processor import load_image_processor
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.views import NativeViews, OneView, TiledViews, Views
-from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.encoders.fused import Colour, ImageEncoder
 from vlmtool.models.projectors.base import Projector
-from vlmtool.utils.errors import RecipeError
+from vlmtool.utils.errors import CheckpointError, RecipeError
 
 
 def make_transform(
-    encoder: VisionEncoder,
+    encoder: ImageEncoder,
     projector: Projector,
     processor: Path,
     pad_to_square: bool = False,
@@ -32,7 +32,7 @@ def make_transform(
     return ImageTransform(_views(encoder, projector, processor, pad_to_square), image_folder)
 
 
-def _views(encoder: VisionEncoder, projector: Projector, processor: Path, pad_to_square: bool) -> Views:
+def _views(encoder: ImageEncoder, projector: Projector, processor: Path, pad_to_square: bool) -> Views:
     loaded = load_image_processor(processor, encoder.image_size)
     name, tiles = type(projector).__name__, encoder.reading.tiles
     if pad_to_square and (encoder.num_patches is None or tiles):
@@ -57,3 +57,20 @@ def _views(encoder: VisionEncoder, projector: Projector, processor: Path, pad_to
             "Take a projector that does (MLPProjector, LDPv2Projector, PixelShuffleProjector), or drop the key."
         )
     return TiledViews(loaded, encoder.image_size or 0, side, tiles)
+
+
+def colours_of(first: Path, second: Path) -> tuple[Colour, Colour]:
+    """What the image processors in two folders do to colours, for a pair of encoders that see the same views.
+
+    Raises:
+        CheckpointError: one of them cannot be used, or they count in other units.
+    """
+    processors = [load_image_processor(folder) for folder in (first, second)]
+    units = [float(p.rescale_factor) if p.do_rescale else 1.0 for p in processors]
+    if units[0] != units[1]:
+        raise CheckpointError(
+            f"{second}: its image processor multiplies pixels by {units[1]:g}, that of '{first}' by {units[0]:g}.\n"
+            "Two encoders side by side need the same rescale_factor in preprocessor_config.json."
+        )
+    one, other = ((p.image_mean, p.image_std) if p.do_normalize else ((0.0,) * 3, (1.0,) * 3) for p in processors)
+    return one, other

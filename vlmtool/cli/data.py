@@ -10,16 +10,16 @@ from vlmtool.utils.errors import UsageError, did_you_mean, shortened
 from vlmtool.utils.terminal import clean
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from rich.table import Table
     from rich.text import Text
-    from transformers import PreTrainedTokenizerBase
 
     from vlmtool.data.check_report import CheckReport
     from vlmtool.data.conversation import Conversation
+    from vlmtool.data.image_transform import ImageTransform
     from vlmtool.data.preview import Preview
-    from vlmtool.data.templates.library import ChatTemplate
+    from vlmtool.data.render import Renderer
     from vlmtool.recipe.schema import Recipe
 
 SHOWN = 10  # places listed of each kind without --all
@@ -44,21 +44,16 @@ def check(
 ) -> None:
     """Read all training data and list what is wrong with it; exit code 1 where training would stop."""
     from vlmtool.data.check import check_data
-    from vlmtool.data.check_record import Prompting
     from vlmtool.engine.hooks.trouble import MAX_BAD_SHARE
-    from vlmtool.engine.planned import planned_transform
+    from vlmtool.engine.preflight_data import all_sources
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.terminal import out
 
     recipe = load_recipe(config, overrides or [])
     data = recipe.data
-    tokenizer, template, encoder = _parts(recipe)
-    transform = planned_transform(recipe, encoder)
-    report = check_data(
-        [path for path in (data.path, data.val_path) if path], data.image_folder,
-        Prompting(tokenizer, template, transform.num_tokens, data.max_length), data.image_position,
-        deep, limit, None if show_all else SHOWN, MAX_BAD_SHARE if data.on_bad_sample == "skip" else 0.0,
-    )  # fmt: skip
+    sources = all_sources(recipe, *_showing(recipe))
+    max_bad_share = MAX_BAD_SHARE if data.on_bad_sample == "skip" else 0.0
+    report = check_data(sources, deep, limit, None if show_all else SHOWN, max_bad_share)
     console = out()
     console.print(_summary(report, data.max_length))
     if report.findings:
@@ -74,43 +69,45 @@ def check(
 def preview(
     config: ConfigArgument,
     overrides: SetOption = None,
-    num: Annotated[int, typer.Option("--num", "-n", min=1, help="How many samples, from the first.")] = 3,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="How many samples of each set, from the first.")] = 3,
     sample_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Only the sample of this id.")] = None,
 ) -> None:
     """Show samples as the model will see them; what it learns to say is coloured, or stands between « and »."""
     from vlmtool.data.formats.llava import read_conversations
     from vlmtool.data.preview import preview_sample
-    from vlmtool.data.render import Renderer
-    from vlmtool.engine.planned import planned_transform
+    from vlmtool.engine.feed import showing
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.terminal import out
 
     recipe = load_recipe(config, overrides or [])
-    data = recipe.data
-    tokenizer, template, encoder = _parts(recipe)
-    transform = planned_transform(recipe, encoder)
-    renderer = Renderer(tokenizer, template, transform.num_tokens)
-    conversations = read_conversations(data.path, data.image_position)
-    chosen = list(islice(conversations, num)) if sample_id is None else _with_id(list(conversations), sample_id)
+    of_all = _showing(recipe)
+    sets = recipe.training_sets
+    read = [read_conversations(given.path, given.image_position or "as_written") for given in sets]
+    chosen = [list(islice(one, num)) for one in read] if sample_id is None else _with_id(read, sample_id)
     console = out()
-    for conversation in chosen:
-        shown = preview_sample(conversation, renderer, transform, data.max_length)
-        console.print(_sample_text(shown, coloured=console.is_terminal and not console.no_color))
+    for given, conversations in zip(sets, chosen, strict=True):
+        own = showing(recipe, given, *of_all)
+        for conversation in conversations:
+            shown = preview_sample(conversation, *own, recipe.data.max_length)
+            console.print(_sample_text(shown, coloured=console.is_terminal and not console.no_color))
 
 
-def _parts(recipe: "Recipe") -> "tuple[PreTrainedTokenizerBase, ChatTemplate, Path]":
-    """Tokenizer, chat template and the encoder's folder; no weights are loaded.
+def _showing(recipe: "Recipe") -> "tuple[Renderer, ImageTransform]":
+    """How samples are rendered and pictures shown; no weights are loaded.
 
     Raises:
         RecipeError: the template does not mark the answers.
     """
+    from vlmtool.data.render import Renderer
     from vlmtool.data.templates.library import find_training_template
     from vlmtool.data.tokenizer import load_tokenizer
+    from vlmtool.engine.planned import planned_transform
     from vlmtool.utils.hub import local_folder
 
     tokenizer = load_tokenizer(local_folder(recipe.llm.path, "llm.path"), recipe.runtime.trust_remote_code)
     template = find_training_template(recipe.llm.template, tokenizer.chat_template)
-    return tokenizer, template, local_folder(recipe.vision_encoder.path, "vision_encoder.path")
+    transform = planned_transform(recipe, local_folder(recipe.vision_encoder.path, "vision_encoder.path"))
+    return Renderer(tokenizer, template, transform.num_tokens), transform
 
 
 def _summary(report: "CheckReport", max_length: int) -> str:
@@ -159,11 +156,13 @@ def _places(report: "CheckReport") -> "list[Text]":
     return lines
 
 
-def _with_id(conversations: "list[Conversation]", sample_id: str) -> "list[Conversation]":
-    chosen = [conversation for conversation in conversations if conversation.id == sample_id]
-    if not chosen:
-        hint = did_you_mean(sample_id, [conversation.id for conversation in conversations[:10_000]])
-        raise UsageError(f"--id {shortened(sample_id)}: no record of data.path has this id.{hint}")
+def _with_id(sets: "Iterable[Iterable[Conversation]]", sample_id: str) -> "list[list[Conversation]]":
+    """The samples of an id, set by set."""
+    conversations = [list(one) for one in sets]
+    chosen = [[conversation for conversation in one if conversation.id == sample_id] for one in conversations]
+    if not any(chosen):
+        hint = did_you_mean(sample_id, [conversation.id for one in conversations for conversation in one[:10_000]])
+        raise UsageError(f"--id {shortened(sample_id)}: no record of the data has this id.{hint}")
     return chosen
 
 

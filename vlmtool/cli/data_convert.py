@@ -169,15 +169,14 @@ def _prompts(given: str, known: dict[str, str]) -> list[str]:
     return [given]
 
 
-def _box_writer(name: str) -> tuple[Callable[[str], str], Callable[[Any, Any], str], Callable[[Any], str] | None]:
-    """How a box is asked for and written, as evaluation asks for and reads it; in pixels, and in percent."""
+def _box_writer(name: str) -> tuple[Callable[[str], str], Callable[[Any, Any], str]]:
+    """How a box is asked for and written, as evaluation asks for and reads it."""
     from vlmtool.evaluation.reading.boxes import FORMS
 
     if name not in FORMS:
         raise UsageError(f"--box-form {shortened(name)}: not one of {', '.join(FORMS)}.{did_you_mean(name, FORMS)}")
     form = FORMS[name]
-    of_percents = form.write if name == "xtuner" else None
-    return form.instruction.format, lambda box, size: form.write(form.in_frame(box, size)), of_percents
+    return form.instruction.format, lambda box, size: form.write(form.in_frame(box, size))
 
 
 def _report(counts: "Counts", path: Path, pictures: "PictureFolder") -> None:

@@ -29,7 +29,8 @@ def dry_run(
     console = out()
     console.print(checklist_table(report.rows), soft_wrap=False)
     errors, warnings = report.count("error"), report.count("warning")
-    found = [counted(number, what) for number, what in ((errors, "error"), (warnings, "warning")) if number]
+    found = [f"{counted(errors, 'check')} failed"] if errors else []
+    found += [f"{counted(warnings, 'check')} warned"] if warnings else []
     verdict = "this training would stop" if errors else "this training can run"
     console.print(f"{', '.join(found) or 'All is well'}: {verdict}.")
     if any(row.what in {defect.title for defect in DEFECTS.values()} and row.level != "ok" for row in report.rows):

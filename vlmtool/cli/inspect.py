@@ -118,13 +118,17 @@ def _pictures(said: Mapping[str, Any]) -> list[str]:
         told.append(f"in tiles of {', '.join(f'{rows}×{columns}' for rows, columns in grids)}")
     if said.get("max_patches"):
         told.append(f"in up to {said['max_patches']:,} patches")
+    if beside := said.get("beside"):
+        told.append(f"the second encoder at hidden state {beside['select_layer']} ({beside['select_strategy']})")
     return [*told, "padded to a square" if said["pad_to_square"] else "not padded"]
 
 
 def _origin(report: Report) -> list[str]:
     lines: list[str] = []
-    if data := report.data:
+    for data in report.data.get("sets") or ([report.data] if report.data else []):
         count = counted(data["num_samples"], "sample") if _is_count(data.get("num_samples")) else ""
+        if data.get("weight", 1.0) != 1.0:
+            count += f", weight {data['weight']}"
         lines += _wrapped("data", [str(data.get("path", "")), _joined(*_told(data.get("check")), count)])
     for number, parent in enumerate(report.parents, start=1):
         step = f", step {parent['step']:,}" if _is_count(parent.get("step")) else ""

@@ -61,7 +61,7 @@ config_group.command("list")(config.list_recipes)
 config_group.command("show")(config.show)
 config_group.command("copy")(config.copy)
 
-data_group = _group("data", "Check training data, and see it as the model will.")
+data_group = _group("data", "Check, convert and fetch training data, and see it as the model will.")
 data_group.command("check")(data.check)
 data_group.command("preview")(data.preview)
 data_group.command("convert")(data_convert.convert)

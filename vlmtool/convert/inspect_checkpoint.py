@@ -9,6 +9,7 @@ from vlmtool.convert.report import LOOKED_FOR, PartReport, Report, differing_par
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import Identity
 from vlmtool.models.lineage import describe_projector, stage_of, text_hash
+from vlmtool.models.parts import BESIDE
 from vlmtool.utils.errors import CheckpointError, UsageError
 
 _NUMBERED = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
@@ -25,7 +26,8 @@ def checkpoint_report(path: Path, root: Path, verify: bool) -> Report:
         identity = Identity(str(origin.get("sha256", "")), str(origin.get("config_sha256", "")))
         check = check_part(str(origin.get("path")), identity, [], verify)
         modules = inner(adapters.get(name)).get("target_modules") or []
-        parts.append(PartReport(name, stage.get(name, ""), listed(modules), str(origin.get("path")), check))
+        how = "frozen" if name == BESIDE else stage.get(name, "")
+        parts.append(PartReport(name, how, listed(modules), str(origin.get("path")), check))
     projector = inner(meta.get("projector"))
     parts.append(PartReport("projector", stage.get("projector", ""), describe_projector(projector)))
     template, encoder = inner(meta.get("template")), inner(recipe.get("vision_encoder"))

@@ -8,6 +8,7 @@ from vlmtool.convert.report import PartReport, Report, differing_parts, file_pro
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.lineage import describe_projector, read_projector_config, stage_of, text_hash
 from vlmtool.models.manifest import Manifest, Part, template_text
+from vlmtool.models.parts import BESIDE
 
 
 def model_folder_report(path: Path, manifest: Manifest, verify: bool) -> Report:
@@ -17,6 +18,9 @@ def model_folder_report(path: Path, manifest: Manifest, verify: bool) -> Report:
         _part_of_folder(path, name, entry, stage.get(name, ""), files, manifest, verify)
         for name, entry in (("llm", manifest.llm), ("vision_encoder", manifest.vision_encoder))
     ]
+    if (beside := manifest.vision_encoder.beside) is not None:
+        check = check_part(beside.base, beside.identity, [path], verify)
+        parts.append(PartReport(BESIDE, "frozen", base=beside.base, base_check=check))
     config = manifest.projector_config or read_projector_config(path / manifest.projector)
     inside = f"{manifest.projector}/"
     held = check_held(path, inside, files, manifest.files, verify)

@@ -17,8 +17,8 @@ from vlmtool.convert.report import (
 from vlmtool.models.damage import missing_shards
 from vlmtool.models.fingerprint import Identity, weight_files
 from vlmtool.models.lineage import describe_lora, describe_prefix, describe_projector, read_projector_config
-from vlmtool.models.lora import PREFIX_TUNING
 from vlmtool.models.manifest import PartManifest, owner_of_adapter
+from vlmtool.models.parts import PREFIX_TUNING
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import read_json_object
 

@@ -19,8 +19,8 @@ from vlmtool.models.encoders.vision import VISION_CLASSES
 from vlmtool.models.fingerprint import identity_of, part_hash
 from vlmtool.models.lineage import Guard
 from vlmtool.models.llm import load_llm
-from vlmtool.models.lora import PREFIX_TUNING
 from vlmtool.models.manifest import MergedAdapter, Part, PartManifest, read_manifest, remember_folder, write_manifest
+from vlmtool.models.parts import PREFIX_TUNING
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import read_json_object
 from vlmtool.utils.hub import local_folder, recorded_folder
@@ -107,6 +107,8 @@ def merge_folder(
         target.mkdir()
         copy_files(folder, target, (*TOKENIZER_FILES, *PROCESSOR_FILES))
         shutil.copytree(folder / manifest.projector, target / manifest.projector)
+        if (beside := manifest.vision_encoder.beside) is not None:
+            shutil.copytree(folder / beside.image_processor, target / beside.image_processor)
         written = {
             name: _merge_entry(name, part, folder, target, bases.get(name), place, max_shard_size, forced)
             for name, part in parts.items()

@@ -19,9 +19,10 @@ from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_c
 from vlmtool.models.folder import save_projector
 from vlmtool.models.lineage import Guard, parent_entry, text_hash
 from vlmtool.models.llm import check_llm_folder, read_llm_config
-from vlmtool.models.manifest import EncoderPart, Manifest, Part, Template, remember_folder, write_manifest
+from vlmtool.models.manifest import BesidePart, EncoderPart, Manifest, Part, Template, remember_folder, write_manifest
 from vlmtool.models.weights import load_weights
-from vlmtool.recipe.schema import Recipe, TunablePart
+from vlmtool.recipe.parts import TunablePart
+from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
 
 SAVE_FORMATS = ("vlmtool",)
@@ -68,7 +69,8 @@ def pth_to_hf(
     check_target(save_path, [checkpoint])
     guard = Guard(force)
     source = read_source(recipe, checkpoint, guard)
-    check_target(save_path, [source.llm.folder, source.vision_encoder.folder])
+    bases = [base for base in (source.llm, source.vision_encoder, source.beside) if base is not None]
+    check_target(save_path, [base.folder for base in bases])
     writing = _Writing(fp32, max_shard_size)
     with new_folder(save_path) as folder:
         folder.mkdir()
@@ -142,8 +144,18 @@ def _write_encoder(source: Source, folder: Path, writing: _Writing) -> EncoderPa
         encoder = load_encoder_weights(base.folder, dtype)
         load_weights(encoder, state, where)
         save_encoder(encoder, base.folder, folder / "visual_encoder", writing.max_shard_size)
-    entry = _entry(section, base, "visual_encoder")
-    return EncoderPart(**entry, **Reading.of(section).said())
+    said = Reading.of(section).said()
+    beside = _write_beside(source.beside, folder, said.pop("beside", {}))
+    return EncoderPart(**_entry(section, base, "visual_encoder"), **said, beside=beside)
+
+
+def _write_beside(base: Base | None, folder: Path, reading: dict[str, Any]) -> BesidePart | None:
+    """The second encoder of a pair is frozen: of it the folder holds the image processor, as it does of the first."""
+    if base is None:
+        return None
+    load_image_processor(base.folder).save_pretrained(folder / "visual_encoder_beside")
+    known = dict(base=base.name, sha256=base.identity.weights, config_sha256=base.identity.config)
+    return BesidePart(**{**reading, **known, "image_processor": "visual_encoder_beside"})
 
 
 def _trained_names(source: Source) -> list[str]:

@@ -73,6 +73,10 @@ def origins(said: Mapping[str, Any], beside: list[Path], verify: bool) -> dict[s
     it is no problem.
     """
     data = inner(said.get("data"))
+    if isinstance(sets := data.pop("sets", None), list):  # a mixture
+        data["sets"] = [
+            {**inner(one), "check": check_file(*_named(inner(one), "path"), beside, verify)} for one in sets
+        ]
     parents = [{**inner(entry), "stage": inner(inner(entry).get("stage"))} for entry in said.get("parents") or ()]
     return {
         "data": {**data, "check": check_file(*_named(data, "path"), beside, verify)} if data.get("path") else data,

@@ -13,7 +13,7 @@ from vlmtool.models.checkpoint import Checkpoint, read_checkpoint
 from vlmtool.models.fingerprint import Identity, identity_of, weight_files
 from vlmtool.models.lineage import Guard
 from vlmtool.models.lora import is_weight_of
-from vlmtool.models.parts import PARTS
+from vlmtool.models.parts import BESIDE, PARTS
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.weights import of_part
 from vlmtool.recipe.load import parse_recipe
@@ -47,6 +47,8 @@ class Source:
     """As it was trained."""
     llm: Base
     vision_encoder: Base
+    beside: Base | None
+    """The second encoder of a pair."""
     trust_remote_code: bool
 
     @property
@@ -80,11 +82,14 @@ def read_source(recipe: Recipe | None, path: Path, guard: Guard) -> Source:
     said = recipe or trained
     llm = _base(checkpoint, "llm", said.llm.path, guard)
     vision_encoder = _base(checkpoint, "vision_encoder", said.vision_encoder.path, guard)
+    # Where another recipe was forced, whether there is a second encoder follows the checkpoint.
+    second = trained.paths.get(BESIDE) and said.paths.get(BESIDE, trained.paths[BESIDE])
+    beside = _base(checkpoint, BESIDE, second, guard) if second is not None else None
     trusts = recipe is not None and recipe.runtime.trust_remote_code
     named = recipe.projector.type if recipe is not None else None
     _check_state(checkpoint, trained)
     _check_projector(checkpoint, may_import=trusts or checkpoint.meta["projector"]["type"] == named)
-    return Source(checkpoint, trained, llm, vision_encoder, trusts)
+    return Source(checkpoint, trained, llm, vision_encoder, beside, trusts)
 
 
 def _trained_recipe(checkpoint: Checkpoint) -> Recipe:
@@ -104,6 +109,8 @@ def check_recipe(recipe: Recipe, trained: Recipe, path: Path, guard: Guard) -> N
         said, was = (_flat(getattr(r, part).model_dump(), part) for r in (recipe, trained))
         for key in sorted(said.keys() | was.keys()):
             if key.count(".") == 1 and key.endswith(tuple(f".{name}" for name in _MAY_DIFFER)):
+                continue
+            if key == f"{BESIDE}.path" and key in said and key in was:
                 continue
             if said.get(key) != was.get(key):
                 guard.refuse(
@@ -180,7 +187,9 @@ def _check_projector(checkpoint: Checkpoint, may_import: bool) -> None:
     if not (isinstance(cls, type) and issubclass(cls, Projector)):
         raise CheckpointError(f"{path}: '{config['type']}' is not a projector.\nThe file is damaged or unsafe.")
     widths = config["vision_hidden_size"], config["llm_hidden_size"]
-    wanted = build_projector(config["type"], *widths, config["options"], device=torch.device("meta")).state_dict()
+    wanted = build_projector(
+        config["type"], *widths, config["options"], device=torch.device("meta"), row_end=bool(config.get("row_end"))
+    ).state_dict()
     found = of_part(checkpoint.state_dict, "projector")
     check_names(found, wanted, f"{path}: projector")
     for name, value in found.items():

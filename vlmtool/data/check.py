@@ -1,10 +1,11 @@
 """What can be known of a data set before training: all that is wrong, each with its place, and how long samples are."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from vlmtool.data.check_record import Answer, Prompting, RecordChecker, RecordFacts, Task
+from vlmtool.data.check_record import Answer, Checker, RecordFacts, Source, Task
 from vlmtool.data.check_report import SKIPPABLE, CheckReport, FileCounts, Finding, finding
 from vlmtool.data.formats.file_head import WrongFile, no_records
 from vlmtool.data.formats.json_stream import BLOCK, Record, num_blocks, read_blocks
@@ -18,10 +19,7 @@ MOST_WORKERS = 16  # beyond that, reading the file is what takes the time
 
 
 def check_data(
-    paths: Sequence[str | Path],
-    image_folder: str | Path,
-    prompting: Prompting | None,
-    image_position: str = "as_written",
+    sources: Sequence[Source],
     deep: bool = False,
     limit: int | None = None,
     places: int | None = None,
@@ -31,8 +29,7 @@ def check_data(
     """Read every record, render it, and look at its images, each file of which is opened once.
 
     Args:
-        paths: the training file and, where there is one, the held-out file.
-        prompting: None looks at records and images only.
+        sources: the training files and, where there is one, the held-out file.
         deep: decode each image whole, not only its header.
         limit: records of each file that are looked at; None for all.
         places, max_bad_share: of the report.
@@ -41,15 +38,13 @@ def check_data(
     Raises:
         UsageError: there is no such file. VlmtoolError: a worker was killed.
     """
-    files = [Path(path) for path in paths]
-    sizes = [file.stat().st_size for file in files if file.is_file()]
+    sizes = [source.path.stat().st_size for source in sources if source.path.is_file()]
     if num_workers is None:
         num_workers = min(num_cores(), MOST_WORKERS) if max(sizes, default=0) > SMALL and limit is None else 1
-    make = partial(RecordChecker, Path(image_folder), image_position, deep, prompting)
     ledger = _Ledger(CheckReport(places, max_bad_share))
-    with ordered_map(make, num_workers) as run:
-        for file in files:
-            ledger.check_file(file, run, limit)
+    with ordered_map(partial(Checker, sources, deep), num_workers) as run:
+        for number, source in enumerate(sources):
+            ledger.check_file(number, source, run, limit)
     return ledger.report
 
 
@@ -58,43 +53,48 @@ class _Ledger:
 
     def __init__(self, report: CheckReport) -> None:
         self.report = report
-        self._contents: dict[bytes, str] = {}
-        self._images: set[str] = set()
-        self._bad_images: dict[str, tuple[str, str]] = {}
+        # By image folder, as a path says something in its own folder only.
+        self._contents: defaultdict[Path, dict[bytes, str]] = defaultdict(dict)
+        self._images: defaultdict[Path, set[str]] = defaultdict(set)
+        self._bad_images: defaultdict[Path, dict[str, tuple[str, str]]] = defaultdict(dict)
 
-    def check_file(self, path: Path, run: Callable[[Iterable[Task]], Iterator[Answer]], limit: int | None) -> None:
+    def check_file(
+        self, number: int, source: Source, run: Callable[[Iterable[Task]], Iterator[Answer]], limit: int | None
+    ) -> None:
         """Every record of a file; one that cannot be read is noted and passed."""
+        path, folder = source.path, source.image_folder
         ids: dict[str, str] = {}
         before = self.report.num_records
         self.report.files[str(path)] = FileCounts()
         try:
             blocks = read_blocks(path) if limit is None else _first(read_blocks(path), limit)
-            tasks = (Task(block, self._new_images(block)) for block in blocks)
+            tasks = (Task(block, self._new_images(block, folder), number) for block in blocks)
             for answer in track(run(tasks), num_blocks(path), f"Checking {path.name}, MB"):
-                self._bad_images |= answer.bad_images
+                self._bad_images[folder] |= answer.bad_images
                 for facts in answer.facts:
-                    self._add(facts, ids, str(path))
+                    self._add(facts, ids, str(path), folder)
             if self.report.num_records == before:
                 raise no_records(path)
         except DataError as error:  # the file is broken from here on
             kind = "wrong_file" if isinstance(error, WrongFile) else "file"
             self.report.add(finding(kind, str(path), "", " ".join(message_lines(error))), str(path))
 
-    def _new_images(self, records: Sequence[Record]) -> list[str]:
+    def _new_images(self, records: Sequence[Record], folder: Path) -> list[str]:
         found = dict.fromkeys(path for record in records for path in image_paths(record.value))
-        new = [path for path in found if path not in self._images]
-        self._images.update(new)
+        new = [path for path in found if path not in self._images[folder]]
+        self._images[folder].update(new)
         return new
 
-    def _add(self, facts: RecordFacts, ids: dict[str, str], file: str) -> None:
+    def _add(self, facts: RecordFacts, ids: dict[str, str], file: str, folder: Path) -> None:
         """Enter a record of a file; records come in file order."""
         report, place = self.report, (facts.origin, shortened(facts.sample_id))
         report.num_records += 1
         if facts.own_id and (first := ids.setdefault(facts.own_id, facts.origin)) != facts.origin:
             report.add(Finding("duplicate_id", *place, f"first used at {first}"), file)
-        if facts.content and (first := self._contents.setdefault(facts.content, facts.origin)) != facts.origin:
+        contents, bad_images = self._contents[folder], self._bad_images[folder]
+        if facts.content and (first := contents.setdefault(facts.content, facts.origin)) != facts.origin:
             report.add(Finding("duplicate_record", *place, f"same images and turns as {first}"), file)
-        bad = [self._bad_images[source] for source in facts.images if source in self._bad_images]
+        bad = [bad_images[image] for image in facts.images if image in bad_images]
         for kind, detail in bad:
             report.add(Finding(kind, *place, detail), file)
         for found in facts.findings:

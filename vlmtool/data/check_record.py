@@ -39,11 +39,27 @@ class Prompting:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A file of records, and how they are read.
+
+    Args:
+        prompting: None where it is not known; then nothing is rendered.
+    """
+
+    path: Path
+    image_folder: Path
+    image_position: str = "as_written"
+    prompting: Prompting | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """Records, and those image paths in them that no record before has."""
 
     records: Sequence[Record]
     new_images: Sequence[str]
+    source: int = 0
+    """Number of the file that they are from."""
 
 
 @dataclass(slots=True)
@@ -80,19 +96,29 @@ class Answer:
     bad_images: dict[str, tuple[str, str]]
 
 
+class Checker:
+    """Looks at records and images of several files."""
+
+    def __init__(self, sources: Sequence[Source], deep: bool) -> None:
+        self._checkers = [RecordChecker(source, deep) for source in sources]
+
+    def __call__(self, task: Task) -> Answer:
+        """Facts in the order of the records."""
+        return self._checkers[task.source](task)
+
+
 class RecordChecker:
-    """Looks at records and images.
+    """Looks at records and images of one file.
 
     Args:
-        prompting: None where it is not known; then nothing is rendered.
         deep: decode each image whole, not only its header.
     """
 
-    def __init__(self, image_folder: Path, image_position: str, deep: bool, prompting: Prompting | None) -> None:
-        self.image_folder = image_folder
-        self.image_position = image_position
+    def __init__(self, source: Source, deep: bool) -> None:
+        self.image_folder = source.image_folder
+        self.image_position = source.image_position
         self.deep = deep
-        self.prompting = prompting
+        self.prompting = prompting = source.prompting
         if prompting is not None:
             self.renderer = Renderer(prompting.tokenizer, prompting.template, prompting.num_image_tokens)
 

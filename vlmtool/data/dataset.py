@@ -1,7 +1,7 @@
 """A map-style dataset of rendered samples, and the scan that is made before the first step."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -59,6 +59,7 @@ class ConversationDataset(Dataset[Sample]):
         max_length: tokens per sample, image tokens included.
         bad: records that could not be read. Where they are given, samples that cannot be used join them and are left
             out by `scan`, and the next one takes the place of a sample that only shows it when drawn.
+        name: of the file, for messages.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class ConversationDataset(Dataset[Sample]):
         transform: ImageTransform,
         max_length: int,
         bad: Sequence[BadSample] | None = None,
+        name: str = "",
     ) -> None:
         self.conversations = list(conversations)
         self.skips_bad = bad is not None
@@ -75,11 +77,26 @@ class ConversationDataset(Dataset[Sample]):
         self.renderer = renderer
         self.transform = transform
         self.max_length = max_length
+        self.name = name
         self.lengths: list[int] = []
         """Tokens of each sample, once scanned."""
 
     def __len__(self) -> int:
         return len(self.conversations)
+
+    @property
+    def parts(self) -> tuple["ConversationDataset"]:
+        """The set alone, as a mixture of one."""
+        return (self,)
+
+    @property
+    def _told(self) -> str:
+        return f"{self.name}: " if self.name else ""
+
+    def count_among(self, origins: Container[str]) -> int:
+        """How many of its samples, usable or not, are from these places."""
+        places = [*(sample.origin for sample in self.conversations), *(sample.origin for sample in self.bad)]
+        return sum(place in origins for place in places)
 
     def __getitem__(self, index: int) -> Sample:
         bad: list[BadSample] = []
@@ -91,7 +108,7 @@ class ConversationDataset(Dataset[Sample]):
                 if not self.skips_bad:
                     raise
                 bad.append(BadSample(conversation.id, conversation.origin, str(error).partition("\n")[0]))
-        raise DataError("Not one sample can be used.\nFirst: " + bad[0].reason)
+        raise DataError(f"{self._told}Not one sample can be used.\nFirst: {bad[0].reason}")
 
     def _load(self, conversation: Conversation) -> Sample:
         rendered = cut(self.renderer.sample(conversation), self.max_length, conversation, self.renderer.image_token_id)
@@ -139,7 +156,7 @@ class ConversationDataset(Dataset[Sample]):
         _refuse_missing(missing, self.transform)
         if not kept:
             raise DataError(
-                "No sample has a supervised token.\n"
+                f"{self._told}No sample has a supervised token.\n"
                 "Do the records have answers (from: gpt) that fit in data.max_length?"
             )
         self.conversations = kept

@@ -5,7 +5,7 @@ from typing import Literal
 
 from vlmtool.data.conversation import Conversation, Image
 from vlmtool.data.dataset import cut
-from vlmtool.data.image_transform import ImageTransform, picture_size
+from vlmtool.data.image_transform import ImageTransform, upright_size
 from vlmtool.data.render import IGNORED, Renderer
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError, shortened
@@ -92,7 +92,7 @@ def _placeholder(image: Image, num_tokens: int, transform: ImageTransform) -> st
     if not isinstance(image.source, str):
         return f"[image {counted(num_tokens, 'token')}: {image.source.width}×{image.source.height}]"
     try:
-        width, height = picture_size(transform.image_folder / image.source)
+        width, height = upright_size(transform.image_folder / image.source)
         size = f"{width}×{height}"
     except DataError:
         size = "cannot be read"

@@ -4,9 +4,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 WINDOW = 50  # steps whose samples are sorted by length together: enough for even batches, little enough to stay random
+
+
+@dataclass(frozen=True)
+class Share:
+    """A set's part in a mixture: its samples, and how many times as many of them an epoch draws."""
+
+    num_samples: int
+    weight: float = 1.0
+
+    @property
+    def drawn(self) -> int:
+        """Samples in an epoch: weight times size, rounded; at least one, so that no set is lost."""
+        return max(1, round(self.weight * self.num_samples)) if self.num_samples else 0
 
 
 @dataclass(frozen=True)
@@ -17,10 +31,11 @@ class StepPlan:
     G = batch_size * accumulation * world_size. So nothing is dropped, and the same G gives the same steps.
 
     Args:
+        shares: of the sets, whose samples are numbered one set after another.
         lengths: tokens per sample; only read where `by_length`.
     """
 
-    num_samples: int
+    shares: tuple[Share, ...]
     batch_size: int
     accumulation: int
     world_size: int
@@ -30,13 +45,23 @@ class StepPlan:
     _orders: dict[int, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
+    def num_samples(self) -> int:
+        """Samples of all sets, each counted once."""
+        return sum(share.num_samples for share in self.shares)
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples that an epoch draws."""
+        return sum(share.drawn for share in self.shares)
+
+    @property
     def step_size(self) -> int:
         """G, samples per optimiser step over all ranks."""
         return self.batch_size * self.accumulation * self.world_size
 
     def steps(self, epochs: float) -> int:
-        """Optimiser steps that see every sample `epochs` times; the last one may begin another epoch."""
-        return max(1, -(-int(round(self.num_samples * epochs)) // self.step_size))
+        """Optimiser steps that make so many epochs; the last one may begin another."""
+        return max(1, -(-int(round(self.epoch_size * epochs)) // self.step_size))
 
     def micro_batch(self, step: int, rank: int, number: int) -> list[int]:
         """Dataset indices of one micro-batch."""
@@ -48,7 +73,7 @@ class StepPlan:
         return [self._at(position) for position in range(step * self.step_size, (step + 1) * self.step_size)]
 
     def _at(self, position: int) -> int:
-        epoch, place = divmod(position, self.num_samples)
+        epoch, place = divmod(position, self.epoch_size)
         if epoch not in self._orders:
             self._orders.pop(epoch - 2, None)  # a step spans this epoch and the one before at most
             self._orders[epoch] = epoch_order(self, epoch)
@@ -56,13 +81,26 @@ class StepPlan:
 
 
 def epoch_order(plan: StepPlan, epoch: int) -> list[int]:
-    """Order of the samples in one epoch, a function of the seed alone."""
+    """Samples of one epoch in their order, a function of the seed alone."""
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + epoch)
-    order = torch.randperm(plan.num_samples, generator=generator).tolist()
+    drawn = _draw(plan.shares, generator)
+    order = drawn[torch.randperm(len(drawn), generator=generator)].tolist()
     if not plan.by_length:
         return order
-    begun = -epoch * plan.num_samples % plan.step_size  # samples that complete the step begun by the epoch before
+    begun = -epoch * plan.epoch_size % plan.step_size  # samples that complete the step begun by the epoch before
     return order[:begun] + _group_by_length(order[begun:], plan.lengths, plan.step_size, generator)
+
+
+def _draw(shares: Sequence[Share], generator: torch.Generator) -> Tensor:
+    """Samples of one epoch, set by set: each as often as the weight has wholes, and some at random for the rest."""
+    drawn, first = [torch.arange(0)], 0
+    for share in shares:
+        wholes, rest = divmod(share.drawn, share.num_samples)
+        drawn.append(torch.arange(first, first + share.num_samples).repeat(wholes))
+        if rest:
+            drawn.append(first + torch.randperm(share.num_samples, generator=generator)[:rest])
+        first += share.num_samples
+    return torch.cat(drawn)
 
 
 def _group_by_length(order: list[int], lengths: Sequence[int], step_size: int, generator: torch.Generator) -> list[int]:

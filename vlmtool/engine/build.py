@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from vlmtool.chat.generator import Generator, Request
+from vlmtool.chat.transform import colours_of
 from vlmtool.data.conversation import Image, user
 from vlmtool.data.dataset import ScanReport
 from vlmtool.data.render import Renderer
@@ -14,7 +15,7 @@ from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device, start_process_group, weight_dtype
 from vlmtool.engine.expand import expand
-from vlmtool.engine.feed import Feed, build_feed, held_out_loader, train_loader
+from vlmtool.engine.feed import Feed, LearnedSet, build_feed, held_out_loader, train_loader
 from vlmtool.engine.hooks.benchmark import BenchmarkHook, open_benchmarks
 from vlmtool.engine.hooks.samples import SamplesHook
 from vlmtool.engine.hooks.validation import ValidationHook
@@ -25,8 +26,10 @@ from vlmtool.engine.runner import VlmRunner
 from vlmtool.engine.setups import setup_of_run
 from vlmtool.engine.trainable import PartSummary, check_trainable
 from vlmtool.engine.watch import Watch, common_id
-from vlmtool.models.build import build_llm, build_projector, build_vision_encoder
+from vlmtool.models.build import build_beside, build_llm, build_projector, build_vision_encoder
+from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.reading import Reading
+from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.hub import local_folder
@@ -38,7 +41,7 @@ class Prepared:
 
     runner: VlmRunner
     parts: list[PartSummary]
-    scan: ScanReport
+    sets: list[LearnedSet]
     held_out: ScanReport | None
     """None without a held-out file."""
     steps: int
@@ -65,7 +68,7 @@ def build_runner(
     start_process_group(launcher, device)
     torch.manual_seed(recipe.runtime.seed)  # the projector's and adapters' first weights, the same on every rank
     source = find_source(recipe.init_from) if recipe.init_from and resume_from is None else None
-    folders = {part: local_folder(getattr(recipe, part).path, f"{part}.path") for part in ("llm", "vision_encoder")}
+    folders = {part: local_folder(path, f"{part}.path") for part, path in recipe.paths.items()}
     origins = part_origins(recipe, folders)
 
     tokenizer = load_tokenizer(folders["llm"], recipe.runtime.trust_remote_code)
@@ -76,14 +79,14 @@ def build_runner(
 
     transform = transform_of(recipe, model.vision_encoder, model.projector, folders["vision_encoder"])
     feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform)
-    origin = data_origin(recipe, len(feed.dataset))
+    origin = data_origin(recipe, feed.dataset.sizes)
     meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
     arguments = runner_arguments(recipe, work_dir, model, feed, device)
     runner = VlmRunner(
         **arguments, meta=meta, device=device, model=model, launcher=launcher, experiment_name=name,
         start=resume_from, force=force,
     )  # fmt: skip
-    return Prepared(runner, parts, feed.scan, feed.held_out_scan, feed.steps, start.loaded)
+    return Prepared(runner, parts, feed.sets, feed.held_out_scan, feed.steps, start.loaded)
 
 
 def runner_arguments(
@@ -107,23 +110,31 @@ def build_model(
 ) -> VisionLanguageModel:
     """The composed model with its adapters, on the device, nothing loaded from an earlier stage yet."""
     dtype = weight_dtype(device)
-    llm_section, encoder_section, projector_section = recipe.llm, recipe.vision_encoder, recipe.projector
+    llm_section, projector_section = recipe.llm, recipe.projector
     llm = build_llm(
         folders["llm"], dtype, llm_section.quantization, llm_section.lora, llm_section.is_fully_trained, device,
         recipe.runtime.trust_remote_code, llm_section.prefix,
     )  # fmt: skip
-    encoder = build_vision_encoder(
-        folders["vision_encoder"], dtype, Reading.of(encoder_section), encoder_section.lora,
-        encoder_section.is_fully_trained, device,
-    )  # fmt: skip
+    encoder = build_encoder(recipe, folders, dtype, device)
     width = llm.get_input_embeddings().embedding_dim
     projector = build_projector(
         projector_section.type, encoder.hidden_size, width, projector_section.options, projector_section.freeze, device,
-        row_end=bool(encoder_section.tiles),
+        row_end=bool(recipe.vision_encoder.tiles),
     )  # fmt: skip
     if recipe.runtime.activation_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)
+
+
+def build_encoder(
+    recipe: Recipe, folders: dict[str, Path], dtype: torch.dtype | str, device: torch.device
+) -> ImageEncoder:
+    """The image encoder with its adapter, or two side by side."""
+    section, folder = recipe.vision_encoder, folders["vision_encoder"]
+    encoder = build_vision_encoder(folder, dtype, Reading.of(section), section.lora, section.is_fully_trained, device)
+    if section.beside is None:
+        return encoder
+    return build_beside(encoder, folders[BESIDE], dtype, colours_of(folder, folders[BESIDE]), device)
 
 
 def validation_hooks(recipe: Recipe, feed: Feed) -> list[ValidationHook]:

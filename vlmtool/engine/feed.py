@@ -1,7 +1,7 @@
 """From a recipe to what a run learns from: samples, the plan of which make which step, and batches."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,24 @@ from vlmtool.data.collate import Collator
 from vlmtool.data.dataset import BadSample, ConversationDataset, ScanReport
 from vlmtool.data.formats.llava import read_conversations
 from vlmtool.data.image_transform import ImageTransform
+from vlmtool.data.mixture import Mixture
 from vlmtool.data.render import Renderer
-from vlmtool.data.sampler import StepPlan, StepSampler
+from vlmtool.data.sampler import Share, StepPlan, StepSampler
+from vlmtool.data.templates.library import SET_TEMPLATE, find_training_template
 from vlmtool.engine.signals import STOPPING
-from vlmtool.recipe.schema import Recipe
+from vlmtool.recipe.schema import DataSet, Recipe
 from vlmtool.utils.distributed import rank, world_size
 from vlmtool.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class LearnedSet:
+    """A training set, read and looked through."""
+
+    path: str
+    scan: ScanReport
+    drawn: int
+    """Of its samples, in an epoch."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +39,8 @@ class Feed:
     renderer: Renderer
     transform: ImageTransform
     collate: Collator
-    dataset: ConversationDataset
-    scan: ScanReport
+    dataset: Mixture
+    sets: list[LearnedSet]
     held_out: ConversationDataset | None
     held_out_scan: ScanReport | None
     plan: StepPlan
@@ -37,24 +49,51 @@ class Feed:
 
 
 def build_feed(recipe: Recipe, renderer: Renderer, transform: ImageTransform) -> Feed:
-    """Data → plan. Every sample is rendered once, which takes long where they are many."""
-    dataset = build_dataset(recipe, recipe.data.path, renderer, transform)
-    scan = dataset.scan()
+    """Data → plan. Every sample is rendered once, which takes long where they are many.
+
+    Args:
+        renderer, transform: for prompts and held-out samples; a training set may have another template and folder.
+    """
+    dataset = Mixture([build_dataset(recipe, given, renderer, transform) for given in recipe.training_sets])
+    scans = dataset.scan()
     held_out, held_out_scan = None, None
-    if recipe.data.val_path is not None:
-        held_out = build_dataset(recipe, recipe.data.val_path, renderer, transform)
+    if recipe.held_out_set is not None:
+        held_out = build_dataset(recipe, recipe.held_out_set, renderer, transform)
         held_out_scan = held_out.scan("Reading validation samples")
-    plan = step_plan(recipe, dataset)
+    by_length = recipe.data.sampler == "length"
+    plan = step_plan(recipe, dataset.sizes, world_size(), tuple(dataset.lengths) if by_length else ())
+    drawn = zip(dataset.parts, scans, plan.shares, strict=True)
+    sets = [LearnedSet(part.name, scan, share.drawn) for part, scan, share in drawn]
     steps = recipe.schedule.max_steps or plan.steps(recipe.schedule.epochs)
     collate = Collator(renderer.tokenizer.pad_token_id or 0, renderer.image_token_id)
-    return Feed(renderer, transform, collate, dataset, scan, held_out, held_out_scan, plan, steps)
+    return Feed(renderer, transform, collate, dataset, sets, held_out, held_out_scan, plan, steps)
 
 
-def build_dataset(recipe: Recipe, path: str, renderer: Renderer, transform: ImageTransform) -> ConversationDataset:
-    """The samples of a file."""
+def build_dataset(recipe: Recipe, given: DataSet, renderer: Renderer, transform: ImageTransform) -> ConversationDataset:
+    """The samples of a set.
+
+    Args:
+        given: one of the recipe's, with nothing left to a default.
+    """
+    own_renderer, own_transform = showing(recipe, given, renderer, transform)
     bad: list[BadSample] | None = [] if recipe.data.on_bad_sample == "skip" else None
-    conversations = list(read_conversations(path, recipe.data.image_position, _noting(bad)))
-    return ConversationDataset(conversations, renderer, transform, recipe.data.max_length, bad)
+    conversations = list(read_conversations(given.path, given.image_position or "as_written", _noting(bad)))
+    return ConversationDataset(conversations, own_renderer, own_transform, recipe.data.max_length, bad, given.path)
+
+
+def showing(
+    recipe: Recipe, given: DataSet, renderer: Renderer, transform: ImageTransform
+) -> tuple[Renderer, ImageTransform]:
+    """How samples of a set are rendered and its pictures shown: as all are, with its own template and image folder.
+
+    Raises:
+        UsageError: there is no such template. RecipeError: it does not mark the answers.
+    """
+    template = renderer.template
+    if given.template != recipe.llm.template:
+        template = find_training_template(given.template, None, SET_TEMPLATE)
+    own = ImageTransform(transform.views, given.image_folder or ".")
+    return Renderer(renderer.tokenizer, template, own.num_tokens), own
 
 
 def _noting(bad: list[BadSample] | None) -> Callable[[str, str, DataError], None] | None:
@@ -64,17 +103,21 @@ def _noting(bad: list[BadSample] | None) -> Callable[[str, str, DataError], None
     return lambda origin, sample_id, error: bad.append(BadSample(sample_id, origin, str(error).partition("\n")[0]))
 
 
-def step_plan(recipe: Recipe, dataset: ConversationDataset) -> StepPlan:
-    """Which samples make which step."""
-    by_length = recipe.data.sampler == "length"
+def step_plan(recipe: Recipe, sizes: Sequence[int], num_processes: int, lengths: tuple[int, ...] = ()) -> StepPlan:
+    """Which samples make which step.
+
+    Args:
+        sizes: samples of each training set.
+        lengths: tokens of each sample, where they are known and matter.
+    """
     return StepPlan(
-        num_samples=len(dataset),
+        shares=tuple(Share(size, given.weight) for size, given in zip(sizes, recipe.training_sets, strict=True)),
         batch_size=recipe.schedule.batch_size,
         accumulation=recipe.schedule.accumulation,
-        world_size=world_size(),
+        world_size=num_processes,
         seed=recipe.runtime.seed,
-        lengths=tuple(dataset.lengths) if by_length else (),
-        by_length=by_length,
+        lengths=lengths,
+        by_length=recipe.data.sampler == "length",
     )
 
 

@@ -42,16 +42,18 @@ def launch_settings(environment: Mapping[str, str]) -> Launch | None:
     nodes = _number(environment, "NNODES", 1)
     if processes * nodes == 1:
         return None
-    node = _number(environment, "NODE_RANK", 0)
+    node = _number(environment, "NODE_RANK", 0, least=0)
     return Launch(
         processes, nodes, node, environment.get("ADDR", "127.0.0.1"), _number(environment, "PORT", DEFAULT_PORT)
     )
 
 
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+def _number(environment: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
     text = environment.get(name, str(default))
-    if not text.isdecimal():
-        raise UsageError(f"{name}={text}: must be a whole number.\nExample: NPROC_PER_NODE=8 vlmtool train …")
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(
+            f"{name}={text}: must be a whole number from {least} on.\nExample: NPROC_PER_NODE=8 vlmtool train …"
+        )
     return int(text)
 
 

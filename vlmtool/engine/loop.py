@@ -90,7 +90,7 @@ class StepLoop(BaseLoop):
     def epoch(self) -> int:
         """Whole passes over the data done."""
         plan = self.dataloader.batch_sampler.plan
-        return self._iter * plan.step_size // plan.num_samples
+        return self._iter * plan.step_size // plan.epoch_size
 
     def restart_at(self, step: int) -> None:
         """Go on after `step` done steps; data seen before is not drawn again."""

@@ -5,8 +5,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vlmtool.data.templates.library import ChatTemplate
+from vlmtool.data.templates.library import SET_TEMPLATE, ChatTemplate, find_template
 from vlmtool.models.fingerprint import file_hashes, identity_of
+from vlmtool.models.lineage import text_hash
 from vlmtool.models.lora import adapter_config
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.load import recipe_values
@@ -17,13 +18,15 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "mmengine")
 
 
 def part_origins(recipe: Recipe, folders: dict[str, Path]) -> dict[str, dict[str, str]]:
-    """{llm, vision_encoder}: {path as the recipe names it, sha256 of its weights, config_sha256}."""
+    """{llm, vision_encoder, …}: {path as the recipe names it, sha256 of its weights, config_sha256}.
+
+    Args:
+        folders: of every part of `recipe.paths`.
+    """
     origins = {}
-    for name, folder in folders.items():
-        found = identity_of(folder)
-        origins[name] = {
-            "path": getattr(recipe, name).path, "sha256": found.weights, "config_sha256": found.config
-        }  # fmt: skip
+    for name, path in recipe.paths.items():
+        found = identity_of(folders[name])
+        origins[name] = {"path": path, "sha256": found.weights, "config_sha256": found.config}
     return origins
 
 
@@ -77,10 +80,21 @@ def projector_config(recipe: Recipe, model: VisionLanguageModel) -> dict[str, An
     }
 
 
-def data_origin(recipe: Recipe, num_samples: int) -> dict[str, Any]:
-    """What was learned from."""
-    file = Path(recipe.data.path)
-    return {"path": recipe.data.path, "sha256": file_hashes([file])[file], "num_samples": num_samples}
+def data_origin(recipe: Recipe, sizes: Sequence[int]) -> dict[str, Any]:
+    """What was learned from: {path, sha256, num_samples}; of a mixture {sets, sha256 of them all, num_samples}.
+
+    Args:
+        sizes: samples of each training set.
+    """
+    sets: list[dict[str, Any]] = []
+    for given, size in zip(recipe.training_sets, sizes, strict=True):
+        sha256 = file_hashes([Path(given.path)])[Path(given.path)]
+        sets.append({"path": given.path, "sha256": sha256, "weight": given.weight, "num_samples": size})
+        if given.template != recipe.llm.template:  # other samples of the same records
+            sets[-1]["template"] = text_hash(find_template(given.template, None, SET_TEMPLATE).jinja)
+    hashes = [entry["sha256"] + entry.get("template", "") for entry in sets]
+    together = {"sha256": text_hash("\n".join(hashes)) if len(hashes) > 1 else hashes[0], "num_samples": sum(sizes)}
+    return {"path": recipe.data.path, **together} if recipe.data.path is not None else {"sets": sets, **together}
 
 
 def _as_lists(value: Any) -> Any:

@@ -6,21 +6,23 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from vlmtool.chat.transform import make_transform
-from vlmtool.data.check_record import Prompting
+from vlmtool.chat.transform import colours_of, make_transform
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import image_token_id
 from vlmtool.models.build import build_projector
+from vlmtool.models.encoders.fused import ImageEncoder, put_beside
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
 from vlmtool.models.llm import load_failure, read_llm_config
 from vlmtool.models.lora import add_encoder_lora, add_llm_lora
+from vlmtool.models.parts import BESIDE
 from vlmtool.models.prefix import add_prefix
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError
+from vlmtool.utils.hub import local_folder
 
 
 @dataclass
@@ -28,11 +30,11 @@ class PlannedParts:
     """What of a recipe's parts could be looked at; the rest is None."""
 
     folders: dict[str, Path] = field(default_factory=dict)
-    """Of `llm` and `vision_encoder`."""
+    """By the keys of `Recipe.paths`."""
     tokenizer: PreTrainedTokenizerBase | None = None
     template: ChatTemplate | None = None
     llm: PreTrainedModel | None = None
-    vision_encoder: VisionEncoder | None = None
+    vision_encoder: ImageEncoder | None = None
     projector: Projector | None = None
     transform: ImageTransform | None = None
 
@@ -46,12 +48,6 @@ class PlannedParts:
         if self.tokenizer is None or self.llm is None or self.vision_encoder is None or self.projector is None:
             return None
         return VisionLanguageModel(self.vision_encoder, self.projector, self.llm, image_token_id(self.tokenizer))
-
-    def prompting(self, max_length: int) -> Prompting | None:
-        """How samples become tokens, where that is known."""
-        if self.tokenizer is None or self.template is None or self.transform is None:
-            return None
-        return Prompting(self.tokenizer, self.template, self.transform.num_tokens, max_length)
 
 
 def planned_llm(recipe: Recipe, folder: Path) -> PreTrainedModel:
@@ -74,25 +70,34 @@ def planned_llm(recipe: Recipe, folder: Path) -> PreTrainedModel:
         return add_prefix(llm, section.prefix) if section.prefix is not None else llm
 
 
-def planned_encoder(recipe: Recipe, folder: Path) -> VisionEncoder:
+def planned_encoder(recipe: Recipe, folder: Path, beside: Path | None = None) -> ImageEncoder:
     """The image encoder up to the selected layer, with its adapters.
+
+    Args:
+        beside: folder of the second encoder of a pair.
 
     Raises:
         CheckpointError: its config cannot be used. UsageError: no encoder that vlmtool knows, or no such layer.
     """
     section = recipe.vision_encoder
-    try:
-        cls, config = vision_class(folder), vision_config(folder)
-        with torch.device("meta"):
-            model = cls(config)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: its config cannot be read: {str(error).splitlines()[0]}") from error
-    encoder = VisionEncoder(model, Reading.of(section))
+    encoder = VisionEncoder(_planned_weights(folder), Reading.of(section))
     encoder.requires_grad_(section.is_fully_trained)
     if section.lora is not None:
         with torch.device("meta"):
             add_encoder_lora(encoder, section.lora)
-    return encoder
+    if beside is None:
+        return encoder
+    return put_beside(encoder, _planned_weights(beside), colours_of(folder, beside)).requires_grad_(False)
+
+
+def _planned_weights(folder: Path) -> PreTrainedModel:
+    """A whole image encoder."""
+    try:
+        cls, config = vision_class(folder), vision_config(folder)
+        with torch.device("meta"):
+            return cls(config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: its config cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def planned_projector(recipe: Recipe, vision_hidden_size: int, llm_hidden_size: int) -> Projector:
@@ -115,12 +120,14 @@ def planned_transform(recipe: Recipe, encoder_folder: Path) -> ImageTransform:
     Raises:
         CheckpointError, UsageError, RecipeError: as above.
     """
-    encoder = planned_encoder(recipe, encoder_folder)
+    second = recipe.paths.get(BESIDE)
+    beside = local_folder(second, f"{BESIDE}.path") if second is not None else None
+    encoder = planned_encoder(recipe, encoder_folder, beside)
     projector = planned_projector(recipe, encoder.hidden_size, encoder.hidden_size)
     return transform_of(recipe, encoder, projector, encoder_folder)
 
 
-def transform_of(recipe: Recipe, encoder: VisionEncoder, projector: Projector, encoder_folder: Path) -> ImageTransform:
+def transform_of(recipe: Recipe, encoder: ImageEncoder, projector: Projector, encoder_folder: Path) -> ImageTransform:
     """How pictures of a recipe are shown to its encoder and projector."""
     data = recipe.data
     return make_transform(encoder, projector, encoder_folder, data.pad_to_square, data.image_folder)

@@ -9,20 +9,21 @@ from pathlib import Path
 from vlmtool.data.check_report import FileCounts
 from vlmtool.data.image_transform import open_picture
 from vlmtool.data.sampler import StepPlan
-from vlmtool.data.template_check import check_template
 from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device
+from vlmtool.engine.feed import step_plan
 from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector, transform_of
-from vlmtool.engine.preflight_data import check_records
+from vlmtool.engine.preflight_data import check_records, check_templates
 from vlmtool.engine.preflight_report import PreflightReport
 from vlmtool.engine.preflight_start import check_start
 from vlmtool.engine.resources import checkpoint_bytes, count, disk_row, memory_need, memory_row, num_checkpoints
 from vlmtool.engine.run_folder import lies_in
-from vlmtool.engine.trainable import check_trainable
+from vlmtool.engine.trainable import check_trainable, num_parameters
 from vlmtool.models.build import import_class
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.models.damage import check_weight_files
+from vlmtool.models.parts import BESIDE
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row, counted
 from vlmtool.utils.errors import UsageError
@@ -61,14 +62,15 @@ def preflight(
     report.attempt("number type", compute_dtype, recipe.runtime.dtype, pick_device())
     parts = _look_at_parts(report, recipe)
     _check_folders(report, recipe, parts)
-    if parts.tokenizer is not None and parts.template is not None:
-        report.rows += check_template(parts.tokenizer, parts.template, parts.vocabulary)
+    report.rows += check_templates(recipe, parts)
     data = check_records(report, recipe, parts, deep)
     _check_prompts(report, recipe)
     # Counted by the file's path as pathlib writes it: `data.json`, also where the recipe says `./data.json`.
-    counts = data.files.get(str(Path(recipe.data.path)), FileCounts()) if data is not None else FileCounts()
-    plan = _plan(recipe, num_processes, counts.num_samples)
-    check_start(report, recipe, parts, start, force, plan, is_counted=not counts.num_bad)
+    files = data.files if data is not None else {}
+    counts = [files.get(str(Path(given.path)), FileCounts()) for given in recipe.training_sets]
+    plan = step_plan(recipe, [of_set.num_samples for of_set in counts], num_processes)
+    is_counted = all(of_set.num_samples and not of_set.num_bad for of_set in counts)
+    check_start(report, recipe, parts, start, force, plan, is_counted)
     report.rows += _resources(recipe, parts, work_dir, num_processes, plan)
     return report
 
@@ -81,9 +83,8 @@ def quick_checks(recipe: Recipe, work_dir: Path, num_processes: int = 1) -> list
     parts = _look_at_parts(PreflightReport(), recipe)
     prompts = PreflightReport()
     _check_prompts(prompts, recipe)
-    rows = prompts.rows + _resources(recipe, parts, work_dir, num_processes, _plan(recipe, num_processes, 0))
-    if parts.tokenizer is not None and parts.template is not None:
-        rows += check_template(parts.tokenizer, parts.template, parts.vocabulary)
+    plan = step_plan(recipe, [0] * len(recipe.training_sets), num_processes)  # nothing has been read
+    rows = prompts.rows + _resources(recipe, parts, work_dir, num_processes, plan) + check_templates(recipe, parts)
     return [row for row in rows if row.level != "ok"]
 
 
@@ -101,8 +102,8 @@ def start_warnings(recipe: Recipe, work_dir: Path) -> list[str]:
 
 def _look_at_parts(report: PreflightReport, recipe: Recipe) -> PlannedParts:
     parts = PlannedParts()
-    for name in ("llm", "vision_encoder"):
-        folder = report.attempt(name, local_folder, getattr(recipe, name).path, f"{name}.path")
+    for name, path in recipe.paths.items():
+        folder = report.attempt(name, local_folder, path, f"{name}.path")
         if folder is not None:
             parts.folders[name] = folder
     if "llm" in parts.folders:
@@ -112,10 +113,9 @@ def _look_at_parts(report: PreflightReport, recipe: Recipe) -> PlannedParts:
     if parts.tokenizer is not None or recipe.llm.template is not None:
         own = parts.tokenizer.chat_template if parts.tokenizer is not None else None
         parts.template = report.attempt("chat template", find_training_template, recipe.llm.template, own)
-    if "vision_encoder" in parts.folders:
-        parts.vision_encoder = report.attempt(
-            "vision_encoder", planned_encoder, recipe, parts.folders["vision_encoder"]
-        )
+    if all(name in parts.folders for name in recipe.paths if name != "llm"):
+        encoder, beside = parts.folders["vision_encoder"], parts.folders.get(BESIDE)
+        parts.vision_encoder = report.attempt("vision_encoder", planned_encoder, recipe, encoder, beside)
     if parts.vision_encoder is not None:
         seen = parts.vision_encoder.hidden_size
         width = parts.llm.get_input_embeddings().embedding_dim if parts.llm is not None else seen
@@ -140,6 +140,10 @@ def _check_folders(report: PreflightReport, recipe: Recipe, parts: PlannedParts)
         if part.name == "vision_encoder" and parts.transform is not None:
             told += f"; {parts.transform.views.told}"
         report.rows.append(Row("ok", part.name, told))
+    if model is not None and BESIDE in parts.folders:
+        second = model.vision_encoder.encoders[-1]
+        told = f"{count(num_parameters(second))} of these parameters, frozen; {second.hidden_size} features a patch"
+        report.rows.append(Row("ok", BESIDE, told))
 
 
 def _check_prompts(report: PreflightReport, recipe: Recipe) -> None:
@@ -149,21 +153,9 @@ def _check_prompts(report: PreflightReport, recipe: Recipe) -> None:
         report.attempt("sample_prompts", open_picture, Path(recipe.data.image_folder) / image)
 
 
-def _plan(recipe: Recipe, num_processes: int, num_samples: int) -> StepPlan:
-    """Which samples make which step, as far as that is known without their lengths.
-
-    Args:
-        num_samples: 0 where they have not been read.
-    """
-    schedule, by_length = recipe.schedule, recipe.data.sampler == "length"
-    return StepPlan(
-        num_samples, schedule.batch_size, schedule.accumulation, num_processes, recipe.runtime.seed, by_length=by_length
-    )
-
-
 def _resources(recipe: Recipe, parts: PlannedParts, work_dir: Path, num_processes: int, plan: StepPlan) -> list[Row]:
     """Steps, disk and memory."""
-    schedule, num_samples = recipe.schedule, plan.num_samples
+    schedule, num_samples = recipe.schedule, plan.epoch_size
     steps = schedule.max_steps or (plan.steps(schedule.epochs) if num_samples else None)
     epochs = steps * plan.step_size // num_samples if steps and num_samples else int(schedule.epochs)
     rows = []

@@ -49,15 +49,17 @@ def check_start(
     if resume_from is None:
         report.rows.append(Row("ok", what, f"{counted(len(start.loaded), 'tensor')} of '{source}' fit"))
         return
-    meta, now = read_checkpoint(resume_from).meta, _known_values(recipe, plan, is_counted)
+    meta, now = read_checkpoint(resume_from).meta, report.attempt(what, _known_values, recipe, plan, is_counted)
+    if now is None:
+        return
     if report.attempt(what, check_state, resume_from, meta, now, Guard(force)) is not None:
         report.rows.append(Row("ok", what, f"step {meta['step']:,}: '{resume_from}' fits"))
 
 
 def _known_values(recipe: Recipe, plan: StepPlan, is_counted: bool) -> dict[str, Any]:
     """Of what the run will compare with its checkpoint, what is known before it starts."""
-    if not Path(recipe.data.path).is_file():
+    if not all(Path(given.path).is_file() for given in recipe.training_sets):
         return {}  # said elsewhere
-    values = plan_values(plan, data_origin(recipe, plan.num_samples)["sha256"])
-    unknown = {"lengths"} if is_counted and plan.num_samples else {"lengths", "num_samples"}
+    values = plan_values(plan, data_origin(recipe, [share.num_samples for share in plan.shares])["sha256"])
+    unknown = {"lengths"} if is_counted else {"lengths", "num_samples"}
     return {key: value for key, value in values.items() if key not in unknown}

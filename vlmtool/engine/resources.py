@@ -44,7 +44,7 @@ def memory_need(model: VisionLanguageModel, recipe: Recipe, device: torch.device
     quantized = _linear(llm, llm.get_output_embeddings()) if quantization else set()
     weights = {
         "llm": _part_bytes(llm, _frozen_bytes(llm, device), quantized, QUANTIZED.get(quantization or "", 0.0)),
-        "vision_encoder": _part_bytes(model.vision_encoder, _frozen_bytes(model.vision_encoder.model, device)),
+        "vision_encoder": sum(_part_bytes(e, _frozen_bytes(e.model, device)) for e in model.vision_encoder.encoders),
         "projector": _part_bytes(model.projector, FLOAT32),
     }
     return MemoryNeed(weights, trained, ADAM_STATES * trained)

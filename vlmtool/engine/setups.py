@@ -10,6 +10,7 @@ from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import Identity
 from vlmtool.models.lineage import Setup, text_hash
 from vlmtool.models.manifest import Manifest, template_text
+from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
 
@@ -47,8 +48,9 @@ def setup_of_folder(folder: Path, manifest: Manifest) -> Setup:
     encoder = manifest.vision_encoder
     entries = {"llm": manifest.llm, "vision_encoder": encoder}
     trained = {name for name, entry in entries.items() if entry.adapter is not None}
+    bases = {**entries, BESIDE: encoder.beside} if encoder.beside is not None else entries
     return Setup(
-        parts={name: (entry.base, entry.identity) for name, entry in entries.items()},
+        parts={name: (base.base, base.identity) for name, base in bases.items()},
         template=(manifest.template.name, text_hash(template_text(folder))),
         projector=manifest.projector_config,
         reading=Reading.of(encoder),

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vlmtool.data.sampler import StepPlan
+from vlmtool.data.sampler import Share, StepPlan
 from vlmtool.engine.schedule import WarmupDecayLR
 from vlmtool.models.checkpoint import safe_load, write_tensors
 from vlmtool.models.fingerprint import SHORT
@@ -24,7 +25,14 @@ PROGRESS_FILE = "progress.json"
 # Of `plan_values`: with these changed the run can go on, as the same samples by number make a step. With another number
 # of samples or another step size some would be drawn twice and others never.
 FORCEABLE = {"data", "lengths"}
-PLAN_NAMES = {"data": "data file", "lengths": "lengths of the samples"}
+PLAN_NAMES = {  # what a recipe calls it
+    "data": "data file",
+    "num_samples": "samples",
+    "step_size": "samples per step (schedule.batch_size × accumulation × processes)",
+    "seed": "runtime.seed",
+    "by_length": "data.sampler by length",
+    "lengths": "lengths of the samples",
+}
 
 
 def state_folder(checkpoint: Path) -> Path:
@@ -160,12 +168,17 @@ def plan_values(plan: StepPlan, data_sha256: str) -> dict[str, Any]:
     """What decides which samples a step draws, and what they are."""
     return {
         "data": data_sha256,
-        "num_samples": plan.num_samples,
+        "num_samples": plan.num_samples if plan.shares == (Share(plan.num_samples),) else _told(plan.shares),
         "step_size": plan.step_size,
         "seed": plan.seed,
         "by_length": plan.by_length,
         "lengths": hashlib.sha256(",".join(map(str, plan.lengths)).encode()).hexdigest() if plan.by_length else None,
     }
+
+
+def _told(shares: Sequence[Share]) -> list[str]:
+    """The samples of a mixture, set by set, with their weights."""
+    return [f"{share.num_samples} × {share.weight}" for share in shares]
 
 
 def schedule_states(runner: Any) -> list[dict[str, Any]]:

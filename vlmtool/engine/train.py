@@ -9,6 +9,7 @@ from rich.table import Table
 
 from vlmtool.data.dataset import ScanReport
 from vlmtool.engine.build import Prepared, build_runner
+from vlmtool.engine.feed import LearnedSet
 from vlmtool.engine.loop import SKIPPED_FILE
 from vlmtool.engine.orphan import following_launcher
 from vlmtool.engine.preflight import start_warnings
@@ -101,27 +102,30 @@ def _run(prepared: Prepared, folder: Path) -> Path:
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         raise AssertionError("the last step always saves")
-    if is_main():
-        _tell_end(prepared, folder)
+    if is_main() and _tell_end(prepared, folder):
         command = f"vlmtool convert pth_to_hf {folder / RECIPE_FILE} {checkpoint} {folder / 'hf'}"
         err().print(clean(f"Saved {checkpoint}\nNext: {command}"))
     return checkpoint
 
 
-def _tell_end(prepared: Prepared, folder: Path) -> None:
-    """What a person should know of a run that came to its end."""
+def _tell_end(prepared: Prepared, folder: Path) -> bool:
+    """What a person should know of a run that came to its end; True where it trained anything."""
     loop = prepared.runner.train_loop
     if loop.first_step >= loop.max_iters:
-        err().print(f"Step {loop.first_step} of {loop.max_iters} was reached before: there was nothing to train.")
+        err().print(
+            f"Step {loop.first_step} of {loop.max_iters} was reached before: there was nothing to train.\n"
+            "To go on from there, give more: schedule.max_steps or schedule.epochs."
+        )
     if loop.num_skipped:
         done = loop.iter - loop.first_step
         err().print(clean(f"{loop.num_skipped:,} of {done:,} steps were skipped; see {folder / SKIPPED_FILE}"))
+    return loop.first_step < loop.max_iters
 
 
 def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
     console = err()
     console.print(_parts_table(prepared.parts))
-    for line in _scan_lines(prepared.scan):
+    for line in _set_lines(prepared.sets):
         console.print(clean(line))
     if prepared.held_out is not None:
         for line in _scan_lines(prepared.held_out):
@@ -151,6 +155,17 @@ def _parts_table(parts: Sequence[PartSummary]) -> Table:
         rate = f"{part.lr:g}" if part.trained else "-"
         table.add_row(part.name, part.tuning, f"{part.trained:,}", f"{part.total:,}", rate)
     return table
+
+
+def _set_lines(sets: Sequence[LearnedSet]) -> list[str]:
+    """What was found in the one data set; or in each of a mixture, and how much of it is in an epoch."""
+    if len(sets) == 1 and sets[0].drawn == sets[0].scan.num_samples:
+        return _scan_lines(sets[0].scan)
+    lines = []
+    for given in sets:
+        first, *more = _scan_lines(given.scan)
+        lines += [f"{given.path}: {line}" for line in (f"{given.drawn:,} in an epoch of {first}", *more)]
+    return [*lines, f"{counted(sum(given.drawn for given in sets), 'sample')} in an epoch."]
 
 
 def _scan_lines(scan: ScanReport) -> list[str]:

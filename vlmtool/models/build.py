@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from vlmtool.models.encoders.fused import Colour, FusedEncoder, put_beside
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder, load_vision_model
 from vlmtool.models.llm import load_failure, load_llm
@@ -67,6 +68,21 @@ def build_vision_encoder(
     elif train_all:
         _trained_in_float32(encoder)
     return encoder
+
+
+def build_beside(
+    first: VisionEncoder,
+    path: Path,
+    dtype: torch.dtype | str,
+    colours: tuple[Colour, Colour],
+    device: torch.device | str = "cpu",
+) -> FusedEncoder:
+    """`first` with the encoder at `path` beside it, both frozen.
+
+    Args:
+        colours: of the two image processors.
+    """
+    return put_beside(first, load_encoder_weights(path, dtype), colours).to(device).requires_grad_(False)
 
 
 def load_encoder_weights(path: Path, dtype: torch.dtype | str) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.fingerprint import SHORT, Identity, file_hashes
-from vlmtool.models.parts import PARTS
+from vlmtool.models.parts import BESIDE, PARTS
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json_object
 from vlmtool.utils.terminal import clean, err
@@ -56,7 +56,7 @@ class Setup:
     """How a stage is put together, as far as its weights depend on it."""
 
     parts: Mapping[str, tuple[str, Identity]]
-    """{llm, vision_encoder}: path, and what lies there."""
+    """{llm, vision_encoder, vision_encoder.beside where there is one}: path, and what lies there."""
     template: tuple[str | None, str]
     """Name and text hash; an empty hash where it was not recorded."""
     projector: Mapping[str, Any]
@@ -86,8 +86,14 @@ def check_setup(before: Setup, now: Setup, where: str, guard: Guard, may_move_on
 
 def _differences(before: Setup, now: Setup, is_free: bool) -> Iterator[tuple[str, str]]:
     """(what is different, how to mend it)."""
-    for part, (path, identity) in before.parts.items():
-        here, found = now.parts[part]
+    if (before.parts.keys() ^ now.parts.keys()) == {BESIDE}:
+        then, today = (f"'{s.parts[BESIDE][0]}'" if BESIDE in s.parts else "no other" for s in (before, now))
+        yield (
+            f"with {then} beside its vision_encoder; this recipe has {today}.",
+            f"Set {BESIDE} as before, or train the stage before again.",
+        )
+    for part in (name for name in before.parts if name in now.parts):
+        (path, identity), (here, found) = before.parts[part], now.parts[part]
         if difference := identity.difference(found):
             kind, then, today = difference
             yield (
@@ -126,14 +132,20 @@ def _projector(config: Mapping[str, Any], is_free: bool) -> dict[str, Any]:
 
 
 def _changed(before: Reading, now: Reading, is_free: bool) -> list[str]:
-    """Names of what is read otherwise and may not be."""
-    then, today = before.said(), now.said()
-    bound = ("select_layer", "select_strategy") if is_free else then
-    return [name for name in bound if then[name] != today[name]]
+    """Names of what is read otherwise and may not be; of another encoder beside the first the parts tell."""
+    then, today = _values(before), _values(now)
+    names = [name for name in then if name in today and then[name] != today[name]]
+    return [name for name in names if not is_free or name.removeprefix("beside.").startswith("select_")]
+
+
+def _values(reading: Reading) -> dict[str, Any]:
+    """What it says, by the keys below `vision_encoder`."""
+    said = reading.said()
+    return said | {f"beside.{name}": value for name, value in said.pop("beside", {}).items()}
 
 
 def _said(reading: Reading, names: Iterable[str]) -> str:
-    return ", ".join(f"{name} {reading.said()[name]}" for name in names)
+    return ", ".join(f"{name} {_values(reading)[name]}" for name in names)
 
 
 def _named(projector: Mapping[str, Any]) -> str:

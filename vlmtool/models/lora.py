@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"  # peft's name of the one adapter a part has
 PREFIX_WEIGHT = f"prompt_encoder.{ADAPTER}.embedding.weight"  # (tokens, layers * 2 * KV width), the one of a prefix
-PREFIX_TUNING = "PREFIX_TUNING"  # its `peft_type`
 # Ends of peft's names in a model and in its files, where more than the adapter's name is left out.
 _SHORT_ENDS = {f".lora_magnitude_vector.{ADAPTER}.weight": ".lora_magnitude_vector", PREFIX_WEIGHT: "prompt_embeddings"}
 

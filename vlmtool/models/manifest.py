@@ -35,8 +35,8 @@ class MergedAdapter(_Entry):
     source: str = ""
 
 
-class Part(_Entry):
-    """An LLM or an encoder: its base, and the adapter or the weights of its own that the folder holds."""
+class Base(_Entry):
+    """What a part was trained from."""
 
     base: str
     """Folder or hub id that it was trained from."""
@@ -44,16 +44,30 @@ class Part(_Entry):
     """Hash of the base's weights."""
     config_sha256: str = ""
     """Hash of what the base's config.json says; `fingerprint.Identity` tells why."""
+
+    @property
+    def identity(self) -> Identity:
+        """What the base was in training, or before the adapters went in."""
+        return Identity(self.sha256, self.config_sha256)
+
+
+class Part(Base):
+    """An LLM or an encoder: its base, and the adapter or the weights of its own that the folder holds."""
+
     adapter: SubFolder | None = None
     """Sub-folder with a peft adapter."""
     weights: SubFolder | None = None
     """Sub-folder with the whole part; then the base is not needed."""
     merged: tuple[MergedAdapter, ...] = ()
 
-    @property
-    def identity(self) -> Identity:
-        """What the base was in training."""
-        return Identity(self.sha256, self.config_sha256)
+
+class BesidePart(Base):
+    """The second encoder of a pair: never trained, so its base is all of it."""
+
+    select_layer: int = -2
+    select_strategy: str = "auto"
+    image_processor: SubFolder
+    """Sub-folder of its image processor."""
 
 
 class EncoderPart(Part):
@@ -64,6 +78,8 @@ class EncoderPart(Part):
     image_size: int | None = None
     tiles: tuple[tuple[int, int], ...] = ()
     max_patches: int | None = None
+    beside: BesidePart | None = None
+    """Another encoder side by side with this one."""
 
 
 class Template(_Entry):
@@ -100,23 +116,15 @@ class Manifest(_Entry):
     """Refusals that `--force` overrode, in this model and its parents."""
 
 
-class PartManifest(_Entry):
+class PartManifest(Base):
     """A single merged part (`convert merge BASE ADAPTER SAVE`)."""
 
     format: int = FORMAT
     part: str
     """`llm` or `vision_encoder`."""
-    base: str
-    sha256: str
-    config_sha256: str = ""
     merged: tuple[MergedAdapter, ...] = ()
     files: dict[str, str] = {}
     forced: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> Identity:
-        """What the base was before the adapters went in."""
-        return Identity(self.sha256, self.config_sha256)
 
 
 M = TypeVar("M", bound=_Entry)

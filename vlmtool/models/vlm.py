@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.llm import head_at
 from vlmtool.models.noise import add_neftune_noise
 from vlmtool.models.projectors.base import Projector
@@ -37,7 +37,7 @@ class VisionLanguageModel(nn.Module):
 
     def __init__(
         self,
-        vision_encoder: VisionEncoder,
+        vision_encoder: ImageEncoder,
         projector: Projector,
         llm: PreTrainedModel,
         image_token_id: int,

@@ -127,7 +127,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
         return f"{key} {message}."
     said = f"{key} = {shortened(repr(problem['input']))}"
     if problem["type"] == "model_type":
-        keys = _required_keys([part for part in location if not part.isdigit()])  # numbers: of a list of sections
+        keys = _required_keys(location)
         return f"{said}: a section is needed, dict({', '.join(f'{name}=…' for name in keys)})."
     if problem["type"] in _WORDS:
         return f"{said}: {_WORDS[problem['type']].format(**problem.get('ctx', {}))}."
@@ -152,6 +152,8 @@ def known_keys(location: Sequence[str]) -> list[str]:
 def _section_at(location: Sequence[str]) -> type[BaseModel] | None:
     section: type[BaseModel] = Recipe
     for name in location:
+        if name.isdigit():  # of a list of sections
+            continue
         field = section.model_fields.get(name)
         inner = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)] if field else []
         if not inner:
@@ -179,12 +181,15 @@ def recipe_text(recipe: Recipe, title: str) -> str:
 
 
 def _literal(value: Any, indent: int = 0) -> str:
+    pad = " " * (indent + 4)
+    if isinstance(value, tuple) and value and all(isinstance(item, Mapping) for item in value):
+        inner = "".join(f"{pad}{_literal(item, indent + 4)},\n" for item in value)
+        return f"(\n{inner}{' ' * indent})"
     if not isinstance(value, Mapping):
         return repr(value)
     if not value:
         return "dict()"
     if all(_is_name(key) for key in value):
-        pad = " " * (indent + 4)
         inner = "".join(f"{pad}{key}={_literal(item, indent + 4)},\n" for key, item in value.items())
         return f"dict(\n{inner}{' ' * indent})"
     return repr(dict(value))

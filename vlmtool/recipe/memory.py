@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from vlmtool.recipe.parts import LLM, TunablePart
 from vlmtool.recipe.published import ENCODERS, LLMS, EncoderShape, LLMShape
-from vlmtool.recipe.schema import LLM, Recipe, TunablePart
+from vlmtool.recipe.schema import Recipe
 
 FLOAT32 = 4  # bytes; trained weights, their gradients and both moments of Adam are kept in it
 ADAM_STATES = 2
@@ -25,14 +26,24 @@ def estimated_gb(recipe: Recipe) -> float | None:
     count = PROJECTORS.get(recipe.projector.type.rpartition(".")[2])
     if llm is None or encoder is None or count is None:
         return None
+    section, width, total = recipe.vision_encoder, encoder.hidden, 0.0
+    if section.beside is not None:
+        second = ENCODERS.get(section.beside.path)
+        if second is None:
+            return None
+        width += second.hidden
+        total += _weights(_up_to(second, section.beside.select_layer)) * FLOAT32
     on_gpu = recipe.planned is None or recipe.planned.gpus > 0
-    projector = count(encoder.hidden, llm.hidden, recipe.projector.options)
-    total = float(projector * (FLOAT32 if recipe.projector.freeze else TRAINED))
+    projector = count(width, llm.hidden, recipe.projector.options)
+    total += projector * (FLOAT32 if recipe.projector.freeze else TRAINED)
     total += _llm_bytes(recipe.llm, llm, HALF if on_gpu else FLOAT32)
-    layer = recipe.vision_encoder.select_layer  # the blocks after it are not built
-    encoder = replace(encoder, layers=layer if layer >= 0 else encoder.layers + 1 + layer)
-    total += _part_bytes(recipe.vision_encoder, encoder, FLOAT32)
+    total += _part_bytes(section, _up_to(encoder, section.select_layer), FLOAT32)
     return total / 1e9
+
+
+def _up_to(encoder: EncoderShape, layer: int) -> EncoderShape:
+    """Without the blocks after the layer that is read, which are not built."""
+    return replace(encoder, layers=layer if layer >= 0 else encoder.layers + 1 + layer)
 
 
 def _llm_bytes(part: LLM, shape: LLMShape, frozen: int) -> float:
@@ -45,7 +56,7 @@ def _llm_bytes(part: LLM, shape: LLMShape, frozen: int) -> float:
 
 def _part_bytes(part: TunablePart, shape: LLMShape | EncoderShape, frozen: int) -> float:
     """The whole part trained, or frozen at so many bytes a weight with the adapter that is trained."""
-    weights = shape.layers * _layer_weights(shape) + shape.other_weights
+    weights = _weights(shape)
     if part.is_fully_trained:
         return weights * TRAINED
     adapter = 0
@@ -54,6 +65,10 @@ def _part_bytes(part: TunablePart, shape: LLMShape | EncoderShape, frozen: int) 
         sides = [sum(shape.layer[name]) for name in names if name in shape.layer]
         adapter = shape.layers * part.lora.r * sum(sides)
     return weights * frozen + adapter * TRAINED
+
+
+def _weights(shape: LLMShape | EncoderShape) -> int:
+    return shape.layers * _layer_weights(shape) + shape.other_weights
 
 
 def _layer_weights(shape: LLMShape | EncoderShape) -> int:

@@ -6,11 +6,14 @@ from typing import Any
 
 from vlmtool.recipe.catalog import RecipeEntry
 from vlmtool.recipe.memory import estimated_gb
-from vlmtool.recipe.schema import Recipe, TunablePart
+from vlmtool.recipe.parts import TunablePart
+from vlmtool.recipe.schema import Recipe
 
 HEADINGS = ("LLM", "encoder", "projector", "trained", "GPUs×batch", "GB")
 # What most checkpoints of a kind have in their names.
 _COMMON = re.compile(r"(?i)^Meta-|-vit(?=-)|-large-patch14|-patch\d+|-(instruct|chat|hf)\b|-v\d[\d.]*$")
+
+_SIZE = re.compile(r"-(\d{3}|small|base|large|giant)$")  # of an encoder, for which two side by side leave no room
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Overview:
     summary: str
     llm: str
     vision_encoder: str
+    beside: str | None
+    """A second encoder side by side with the first."""
     projector: str
     trained: dict[str, str]
     """By part: `all`, `lora` or another adapter; a part that is missing is frozen."""
@@ -45,6 +50,8 @@ class Overview:
     def cells(self) -> tuple[str, ...]:
         """For a table with `HEADINGS`."""
         llm, encoder = _short(self.llm), _short(self.vision_encoder)
+        if self.beside is not None:
+            encoder = "+".join(_SIZE.sub("", _short(path)) for path in (self.vision_encoder, self.beside))
         projector = self.projector.rpartition(".")[2].removesuffix("Projector")
         llm += f" {self.quantization}" if self.quantization else ""
         return llm, encoder, projector, self._trained(), self._batch(), self._memory()
@@ -83,6 +90,7 @@ def overview(entry: RecipeEntry, recipe: Recipe) -> Overview:
         summary=entry.summary,
         llm=recipe.llm.path,
         vision_encoder=recipe.vision_encoder.path,
+        beside=recipe.paths.get("vision_encoder.beside"),
         projector=recipe.projector.type,
         trained=trained,
         quantization=recipe.llm.quantization,

@@ -69,6 +69,7 @@ LLMS = {
     "vlmtool://demo/assets/llm": LLMShape(128, 4, 256, 128, 518, tied=True),
 }
 ENCODERS = {
+    "facebook/dinov2-large": EncoderShape(1024, 24, 4096, 2_400_000),
     "google/siglip-base-patch16-224": EncoderShape(768, 12, 3072, 7_900_000),
     "google/siglip-so400m-patch14-384": EncoderShape(1152, 27, 4304, 17_200_000),
     "google/siglip2-so400m-patch14-384": EncoderShape(1152, 27, 4304, 17_200_000),

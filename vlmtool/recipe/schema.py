@@ -1,129 +1,12 @@
 """What may stand in a recipe. Every key is listed here; anything else is refused with the nearest name."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """A flat section of a recipe: read-only, no unknown keys, no silent conversion of one type into another."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class Lora(Section):
-    """Low-rank adapters (LoRA, arXiv 2106.09685)."""
-
-    r: int = Field(gt=0)
-    alpha: float = Field(gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = ()
-    """Names of the linear layers that get an adapter; empty: all but the output head."""
-    dora: bool = False
-    """Also learn how long each layer's weight vectors are (DoRA, arXiv 2402.09353)."""
-    rslora: bool = False
-    """Scale updates by alpha / sqrt(r), not alpha / r, so that a high rank learns as fast (arXiv 2312.03732)."""
-
-
-class Prefix(Section):
-    """Prefix tuning (arXiv 2101.00190): learned keys and values before every prompt, in every layer."""
-
-    num_tokens: int = Field(gt=0)
-    """Positions of the context that the prefix takes."""
-
-
-class TunablePart(Section):
-    """What an LLM and an encoder share: where it is, and what of it is trained."""
-
-    path: str
-    """A local folder or a hub id."""
-    lora: Lora | None = None
-    freeze: bool | None = None
-    """True: nothing is trained. False: every weight is. Unset: frozen but for its adapter."""
-    lr: float | None = Field(None, gt=0)
-    """Peak learning rate of this part; `schedule.lr` unless given."""
-
-    @model_validator(mode="after")
-    def _one_way_of_tuning(self) -> "TunablePart":
-        if self.adapter is not None and self.freeze is not None:
-            wish = "frozen" if self.freeze else "fully trained"
-            adapter = "LoRA adapter" if self.adapter == "lora" else self.adapter
-            raise ValueError(f"is said to be {wish} and to get a {adapter}: drop `freeze` or set `{self.adapter}=None`")
-        return self
-
-    @property
-    def adapter(self) -> str | None:
-        """The key that gives the part an adapter, None where none does."""
-        return "lora" if self.lora is not None else None
-
-    @property
-    def is_fully_trained(self) -> bool:
-        """Every weight of the part is trained."""
-        return self.freeze is False
-
-    @property
-    def is_frozen(self) -> bool:
-        """Nothing of the part is trained."""
-        return self.adapter is None and not self.is_fully_trained
-
-
-class LLM(TunablePart):
-    """The language model."""
-
-    template: str | None = None
-    """A name of `vlmtool/data/templates`, a path to a .jinja file, or None for the tokenizer's own."""
-    quantization: Literal["nf4", "int8"] | None = None
-    prefix: Prefix | None = None
-    """Takes the place of `lora`."""
-
-    @property
-    def adapter(self) -> str | None:
-        """The key that gives the part an adapter, None where none does."""
-        return "prefix" if self.prefix is not None else super().adapter
-
-    @model_validator(mode="after")
-    def _one_adapter(self) -> "LLM":
-        if self.prefix is not None and self.lora is not None:
-            raise ValueError("is said to get a prefix and a LoRA adapter: set `prefix=None` or `lora=None`")
-        if self.quantization == "int8" and self.lora is not None and self.lora.dora:
-            raise ValueError("DoRA on int8 weights is not supported: set `quantization='nf4'` or drop `dora`")
-        return self
-
-    @model_validator(mode="after")
-    def _quantized_weights_stay(self) -> "LLM":
-        if self.quantization and self.is_fully_trained:
-            raise ValueError(f"{self.quantization} weights cannot be trained: set `quantization=None` or use a LoRA")
-        return self
-
-
-class VisionEncoder(TunablePart):
-    """The image encoder."""
-
-    select_layer: int = -2
-    """Which hidden states the projector reads, as Hugging Face counts them: -1 the last block, -2 the one before."""
-    select_strategy: Literal["auto", "patch", "full"] = "auto"
-    """`patch` drops the first token (CLS), `full` keeps all; `auto` drops those that are no patches."""
-    image_size: int | None = Field(None, gt=0)
-    """Side in pixels of what the encoder sees; unset: its config's. Position embeddings are interpolated."""
-    tiles: tuple[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], ...] = ()
-    """Grids (rows, columns) of tiles to choose from for each picture (AnyRes); empty: the whole picture alone."""
-    max_patches: int | None = Field(None, gt=0)
-    """With an encoder of native resolution (SigLIP 2 NaFlex): patches that a picture has at most."""
-
-
-class Projector(Section):
-    """From patch features to image embeddings. Further keys are arguments of the class."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
-
-    type: str = "vlmtool.models.projectors.mlp.MLPProjector"
-    lr: float | None = Field(None, gt=0)
-    freeze: bool = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of the projector class beyond the two widths."""
-        return dict(self.model_extra or {})
+from vlmtool.recipe.parts import LLM, Projector, VisionEncoder
+from vlmtool.recipe.section import Section
 
 
 class SamplePrompt(Section):
@@ -133,11 +16,28 @@ class SamplePrompt(Section):
     image: str | None = None
 
 
-class Data(Section):
-    """What to learn from."""
+class DataSet(Section):
+    """One of the sets of a mixture."""
 
     path: str
     """JSON or JSON Lines of LLaVA records."""
+    image_folder: str | None = None
+    """`data.image_folder` unless given."""
+    weight: float = Field(default=1.0, gt=0)
+    """An epoch draws so many times the set's size: 0.5 a random half, another in each epoch, 3.0 each sample thrice."""
+    template: str | None = None
+    """As `llm.template`, which it is unless given."""
+    image_position: Literal["as_written", "front"] | None = None
+    """`data.image_position` unless given."""
+
+
+class Data(Section):
+    """What to learn from."""
+
+    path: str | None = None
+    """JSON or JSON Lines of LLaVA records."""
+    sets: tuple[DataSet, ...] = ()
+    """Takes the place of `path`: several files, learned from together."""
     image_folder: str = "."
     val_path: str | None = None
     """A held-out file of the same form and image folder, for the validation loss."""
@@ -152,6 +52,21 @@ class Data(Section):
     """`skip` leaves samples out that cannot be used and lists them; more than one in a hundred still stops the run."""
     num_workers: int = Field(2, ge=0)
     sample_prompts: tuple[SamplePrompt, ...] = ()
+
+    @model_validator(mode="after")
+    def _path_or_sets(self) -> "Data":
+        if self.path is not None and self.sets:
+            raise ValueError("gives both `path` and `sets`: leave one out (`sets=()`, `path=None`)")
+        if self.path is None and not self.sets:
+            raise ValueError("gives neither `path` nor `sets`: name the file to learn from")
+        return self
+
+    @model_validator(mode="after")
+    def _each_file_once(self) -> "Data":
+        files = [Path(given.path) for given in self.sets]
+        if twice := next((file for file in files if files.count(file) > 1), None):
+            raise ValueError(f"names '{twice}' in two `sets`: give it once, with their weights added up")
+        return self
 
 
 class Schedule(Section):
@@ -198,7 +113,7 @@ class Runtime(Section):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     activation_checkpointing: bool = False
     on_save_error: Literal["continue", "stop"] = "continue"
     """What follows when a checkpoint cannot be written; the last one of a run always has to be."""
@@ -230,6 +145,33 @@ class Recipe(Section):
     """The stage before: a run folder (its last checkpoint), a checkpoint or a model folder."""
     mmengine: dict[str, Any] = {}
     """Raw arguments of mmengine's Runner, over those that vlmtool derives."""
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Folder or hub id of every part that is not made afresh, by the key of its section."""
+        beside = self.vision_encoder.beside
+        found = {"llm": self.llm.path, "vision_encoder": self.vision_encoder.path}
+        return {**found, "vision_encoder.beside": beside.path} if beside is not None else found
+
+    @property
+    def training_sets(self) -> tuple[DataSet, ...]:
+        """The sets to learn from, one where there is a `data.path`; nothing is left to a default."""
+        data = self.data
+        return tuple(map(self._filled_in, data.sets if data.path is None else [DataSet(path=data.path)]))
+
+    @property
+    def held_out_set(self) -> DataSet | None:
+        """The set of `data.val_path`, likewise."""
+        path = self.data.val_path
+        return None if path is None else self._filled_in(DataSet(path=path))
+
+    def _filled_in(self, given: DataSet) -> DataSet:
+        defaults = {
+            "image_folder": self.data.image_folder,
+            "image_position": self.data.image_position,
+            "template": self.llm.template,
+        }
+        return given.model_copy(update={key: value for key, value in defaults.items() if getattr(given, key) is None})
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> "Recipe":

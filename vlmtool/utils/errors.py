@@ -43,5 +43,7 @@ def shortened(text: str, longest: int = 100) -> str:
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'lora'?"` for the nearest of `choices`, or an empty string."""
-    nearest = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    known = list(choices)
+    begun = [choice for choice in known if choice.startswith(name)] if name else []
+    nearest = begun if len(begun) == 1 else get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""

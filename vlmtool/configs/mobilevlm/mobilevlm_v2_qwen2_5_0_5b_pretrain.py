@@ -11,7 +11,9 @@ with read_base():
 
 planned = dict(gpus=8)
 runtime = dict(activation_checkpointing=True)
-llm.update(template="plain", freeze=False)
+# The LLM learns here, so the finetuning has to keep its prompt and pictures; the original's captions are bare.
+data.update(pad_to_square=True)
+llm.update(freeze=False)
 projector.update(lr=1e-3)
 schedule.update(batch_size=32)
 vision_encoder.update(freeze=True)

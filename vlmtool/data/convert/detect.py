@@ -34,6 +34,11 @@ def detect(source: Path) -> str:
         return "refcoco"  # whose pickle is refused with a way out
     if _COCO.match(head.removeprefix(b"\xef\xbb\xbf")) and not _is_line(head):
         return "coco-captions"
+    if b"\0" in head:
+        raise UsageError(
+            f"{source}: neither text nor parquet nor tar: its format is not known.\n"
+            "Give the file that holds the records; `vlmtool data convert --help` lists the formats."
+        )
     values = [record.value for record in islice(read_records(source), LOOKED_AT) if isinstance(record.value, dict)]
     candidates = _candidates(values)
     if len(candidates) == 1:

@@ -1,9 +1,10 @@
 """Referring expressions: asked is where something is, answered with its box.
 
-Forms of the files: XTuner's, made from RefCOCO (sents, image, bbox in percent of the sides) or for its evaluator
-(sents, img_id, bbox [left, top, width, height] in pixels); Shikra's (expression, img_path) and Qwen-VL's (sent, image),
-bbox [left, top, right, bottom] in pixels. Source: https://github.com/InternLM/xtuner, xtuner/dataset/refcoco_json.py;
-the others as in vlmtool.evaluation.benchmarks.refcoco.
+Forms of the files: XTuner's, made from RefCOCO (sents, image) or for its evaluator (sents, img_id), with bbox
+[left, top, width, height]; Shikra's (expression, img_path) and Qwen-VL's (sent, image), with bbox [left, top, right,
+bottom]. All are in pixels, with the picture's width and height beside them. Source:
+https://github.com/InternLM/xtuner, xtuner/dataset/refcoco_json.py at v0.1.23; the others as in
+vlmtool.evaluation.benchmarks.refcoco.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ Size = tuple[int, int]  # width and height in pixels
 WORDS = {"img_id": "sents", "img_path": "expression", "sent": "sent", "sents": "sents"}  # by the field that tells
 _COCO_DIGITS = 12
 _FARTHEST = 1e6  # pixels
+_OVERHANG = 0.5  # pixels, by which a box may leave its picture: COCO's left and width are rounded each for itself
 
 
 def records(
@@ -38,14 +40,12 @@ def records(
     pictures: Pictures,
     ask: Callable[[str], str],
     answer: Callable[[Box, Size], str],
-    of_percents: Callable[[Box], str] | None = None,
 ) -> Iterator[Item]:
     """A record for each expression.
 
     Args:
         ask: the question for an expression.
         answer: the text for a box in pixels and the picture's size.
-        of_percents: the text for a box in percent; without it XTuner's own file, which has no sizes, is of no use.
 
     Raises:
         UsageError: the file is RefCOCO's own, a pickle.
@@ -64,13 +64,7 @@ def records(
             raise Unusable("wrong form", f"no referring expression: it has none of {', '.join(WORDS.values())}")
         expression = text_field(entry, WORDS[field]).strip()
         image = _image(text_field(entry, field if field.startswith("img") else "image"))
-        box, size = _box(entry, field)
-        if size is not None:
-            text = answer(box, size)
-        elif of_percents is not None:
-            text = of_percents(box)
-        else:
-            raise Unusable("no size", "the box is in percent, which cannot be written in this form: no picture's size")
+        text = answer(*_box(entry, field))
         own_id = {"id": entry.get("id", entry.get("question_id"))}
         name = record_id(own_id, f"{PurePosixPath(image).stem}-{record.number}")
         turns = [(HUMAN, f"{IMAGE_TAG}\n{ask(expression)}"), (GPT, text)]
@@ -87,21 +81,22 @@ def _image(name: str) -> str:
     return f"{number or name}.jpg"
 
 
-def _box(entry: Mapping[str, Any], field: str) -> tuple[Box, Size | None]:
-    """The box in pixels and the picture's size; or, in XTuner's own file, in percent and no size."""
+def _box(entry: Mapping[str, Any], field: str) -> tuple[Box, Size]:
+    """The box in pixels and the picture's size."""
     values = entry.get("bbox")
     if not isinstance(values, list) or len(values) != 4 or not all(_is_place(value) for value in values):
         raise Unusable("wrong box", f"'bbox' is not four numbers but {shortened(repr(values), 60)}")
     left, top, right, bottom = map(float, values)
-    if field == "img_id":
+    if WORDS[field] == "sents":
         right, bottom = left + right, top + bottom
-    in_percent = field == "sents"
-    width, height = (100, 100) if in_percent else (entry.get("width"), entry.get("height"))
+    width, height = entry.get("width"), entry.get("height")
     if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
         raise Unusable("no size", "'width' and 'height' of the picture are not given")
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+    inside = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    overhang = max(abs(given - kept) for given, kept in zip((left, top, right, bottom), inside, strict=True))
+    if overhang > _OVERHANG or inside[0] >= inside[2] or inside[1] >= inside[3]:
         raise Unusable("wrong box", f"the box {values} is empty or not in the picture of {width} × {height}")
-    return (left, top, right, bottom), None if in_percent else (width, height)
+    return inside, (width, height)
 
 
 def _is_place(value: Any) -> bool:

@@ -10,6 +10,7 @@ from vlmtool.utils.errors import RecipeError, UsageError, did_you_mean
 FOLDER = Path(__file__).resolve().parent
 # Further names of a template, which XTuner gives to the same strings.
 ALIASES = {"deepseek_moe": "mistral", "deepseekcoder": "deepseek_coder", "mixtral": "mistral"}
+SET_TEMPLATE = "data.sets: template"  # what names the template of one data set, for messages
 _STOP_WORDS = re.compile(r"\{#-?\s*stop_words:\s*(\[.*?\])\s*-?#\}\s*")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -33,8 +34,11 @@ def template_names() -> list[str]:
     return sorted([*(file.stem for file in FOLDER.glob("*.jinja")), *ALIASES])
 
 
-def find_template(name: str | None, tokenizer_template: str | None) -> ChatTemplate:
+def find_template(name: str | None, tokenizer_template: str | None, key: str = "llm.template") -> ChatTemplate:
     """The template called `name` (shipped, or a .jinja file); None takes the tokenizer's own.
+
+    Args:
+        key: of the recipe that names it, for messages.
 
     Whichever of its names is asked for, a template bears the name of its file, so that runs that differ in it agree.
 
@@ -44,34 +48,34 @@ def find_template(name: str | None, tokenizer_template: str | None) -> ChatTempl
     if name is None:
         if not tokenizer_template:
             raise RecipeError(
-                "llm.template: the tokenizer has no chat template of its own.\n"
+                f"{key}: the tokenizer has no chat template of its own.\n"
                 f"Name one: {', '.join(template_names())}, or a .jinja file."
             )
         return ChatTemplate(None, tokenizer_template)
     path = Path(name)
     if path.suffix == ".jinja":
         if not path.is_file():
-            raise UsageError(f"llm.template: there is no file '{name}'.")
+            raise UsageError(f"{key}: there is no file '{name}'.")
         return parse_template(path.stem, path.read_text(encoding="utf-8"))
     if name not in template_names():
         raise UsageError(
-            f"llm.template: there is no template '{name}'.{did_you_mean(name, template_names())}\n"
+            f"{key}: there is no template '{name}'.{did_you_mean(name, template_names())}\n"
             f"Shipped: {', '.join(template_names())}; a .jinja file works too."
         )
     name = ALIASES.get(name, name)
     return parse_template(name, (FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
 
 
-def find_training_template(name: str | None, tokenizer_template: str | None) -> ChatTemplate:
+def find_training_template(name: str | None, tokenizer_template: str | None, key: str = "llm.template") -> ChatTemplate:
     """The same, for samples, whose answers must be marked.
 
     Raises:
         RecipeError: they are not.
     """
-    template = find_template(name, tokenizer_template)
+    template = find_template(name, tokenizer_template, key)
     if not template.marks_answers:
         raise RecipeError(
-            "llm.template: the chat template does not mark the answers ({% generation %}): nothing to learn.\n"
+            f"{key}: the chat template does not mark the answers ({{% generation %}}): nothing to learn.\n"
             "Name a shipped one (--set llm.template=vicuna) or add the marks to a .jinja file."
         )
     return template

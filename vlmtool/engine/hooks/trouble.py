@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from vlmtool.data.dataset import BadSample, ConversationDataset
+from vlmtool.data.mixture import Mixture
 from vlmtool.engine.log import LogFile, read_log
 from vlmtool.engine.loop import SKIPPED_FILE, StepResult
 from vlmtool.utils.distributed import is_main
@@ -15,7 +16,7 @@ from vlmtool.utils.errors import DataError
 from vlmtool.utils.terminal import clean, err
 
 BAD_SAMPLES_FILE = "bad_samples.jsonl"
-MAX_BAD_SHARE = 0.01  # of all samples; more is no accident, and the rest may be wrong in ways that nothing notices
+MAX_BAD_SHARE = 0.01  # of a file's samples; more is no accident, and the rest may be wrong in ways that nothing notices
 
 
 class TroubleHook(Hook):
@@ -49,7 +50,7 @@ class TroubleHook(Hook):
 
 def note_bad_samples(
     run_folder: Path,
-    dataset: ConversationDataset,
+    dataset: ConversationDataset | Mixture,
     known: dict[str, None],
     samples: Sequence[BadSample],
     step: int | None,
@@ -64,7 +65,7 @@ def note_bad_samples(
         what: the samples of this data set, as messages call them.
 
     Raises:
-        DataError: too many of the data set are bad.
+        DataError: too many are bad of the data set, or of one in a mixture.
     """
     new = [sample for sample in dict.fromkeys(samples) if sample.origin not in known]
     known.update(dict.fromkeys(sample.origin for sample in new))
@@ -73,12 +74,14 @@ def note_bad_samples(
     file = run_folder / BAD_SAMPLES_FILE
     if is_main():
         _list(file, new, step, what)
-    total = len(dataset) + len(dataset.bad)
-    if len(known) > MAX_BAD_SHARE * total:
-        raise DataError(
-            f"{len(known)} of {total} {what} cannot be used, more than {MAX_BAD_SHARE:.0%}: listed in {file}\n"
-            "Mend the data: `vlmtool data check RECIPE --deep` finds all that is wrong with it."
-        )
+    for part in dataset.parts:
+        num_bad, total = part.count_among(known), len(part) + len(part.bad)
+        if num_bad > MAX_BAD_SHARE * total:
+            named = f"{what} of {part.name}" if len(dataset.parts) > 1 else what
+            raise DataError(
+                f"{num_bad} of {total} {named} cannot be used, more than {MAX_BAD_SHARE:.0%}: listed in {file}\n"
+                "Mend the data: `vlmtool data check RECIPE --deep` finds all that is wrong with it."
+            )
 
 
 def _list(file: Path, samples: Sequence[BadSample], step: int | None, what: str) -> None:

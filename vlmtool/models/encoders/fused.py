@@ -1,15 +1,19 @@
 """Two image encoders side by side: each patch is seen by both, and their features stand beside one another."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlmtool.models.encoders.reading import Reading
-from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.encoders.vision import NATIVE, VisionEncoder
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.pixels import Pixels
+
+# Of an image processor: mean and standard deviation, three values each.
+Colour = tuple[Sequence[float], Sequence[float]]
 
 
 class FusedEncoder(nn.Module):
@@ -20,7 +24,7 @@ class FusedEncoder(nn.Module):
     Args:
         first: decides on size, tiles and tokens.
         second: reads views of the first one's size and makes as many patches of them.
-        colours: of each encoder, (mean, std) of its image processor, three values each.
+        colours: of each encoder's image processor.
 
     Raises:
         UsageError: the two do not make the same number of patches.
@@ -28,9 +32,7 @@ class FusedEncoder(nn.Module):
     Source: Prismatic VLMs, https://arxiv.org/abs/2402.07865, section 4.2 (SigLIP and DINOv2).
     """
 
-    def __init__(
-        self, first: VisionEncoder, second: VisionEncoder, colours: Sequence[tuple[Sequence[float], Sequence[float]]]
-    ) -> None:
+    def __init__(self, first: VisionEncoder, second: VisionEncoder, colours: tuple[Colour, Colour]) -> None:
         super().__init__()
         if first.num_patches is None or first.num_patches != second.num_patches:
             raise UsageError(
@@ -48,13 +50,18 @@ class FusedEncoder(nn.Module):
         self.register_buffer("shift", (mean - other_mean) / other_std, persistent=False)
 
     @property
+    def encoders(self) -> tuple[VisionEncoder, ...]:
+        """Both."""
+        return self.first, self.second
+
+    @property
     def model(self) -> PreTrainedModel:
         """The first encoder's; the second is never trained."""
         return self.first.model
 
     @property
     def reading(self) -> Reading:
-        """How the first is read."""
+        """How the first is read, and what that says of the second."""
         return self.first.reading
 
     @property
@@ -83,6 +90,20 @@ class FusedEncoder(nn.Module):
         recoloured = Pixels(pixels.values * self.scale + self.shift, pixels.layouts)
         (other,) = self.second(recoloured)
         return [torch.cat([own, other.to(own.dtype)], -1)]
+
+
+ImageEncoder = VisionEncoder | FusedEncoder
+
+
+def put_beside(first: VisionEncoder, model: PreTrainedModel, colours: tuple[Colour, Colour]) -> FusedEncoder:
+    """`first` and `model`, which is read as `first.reading.beside` says and sees pictures of the first one's size.
+
+    Raises:
+        UsageError: the two do not make the same number of patches.
+    """
+    size = None if model.config.model_type == NATIVE else first.image_size
+    reading = replace(first.reading.beside or Reading(), image_size=size)
+    return FusedEncoder(first, VisionEncoder(model, reading), colours)
 
 
 def _told(encoder: VisionEncoder) -> str:

@@ -17,6 +17,7 @@ class Reading:
             interpolated to another one.
         tiles: grids (rows, columns) to choose from for each picture (AnyRes); empty shows the whole alone.
         max_patches: of an encoder of native resolution, at most so many patches a picture; None takes its processor's.
+        beside: of another encoder beside this one, its select_layer and select_strategy; None: there is none.
     """
 
     select_layer: int = -2
@@ -24,6 +25,7 @@ class Reading:
     image_size: int | None = None
     tiles: tuple[Grid, ...] = ()
     max_patches: int | None = None
+    beside: "Reading | None" = None
 
     @classmethod
     def of(cls, said: Any) -> "Reading":
@@ -34,9 +36,12 @@ class Reading:
         known: dict[str, Any] = {name: values[name] for name in cls.__annotations__ if values.get(name) is not None}
         if "tiles" in known:
             known["tiles"] = tuple((int(rows), int(columns)) for rows, columns in known["tiles"])
+        if "beside" in known:
+            known["beside"] = cls.of(known["beside"])
         return cls(**known)
 
     def said(self) -> dict[str, Any]:
-        """As plain values, for a checkpoint's meta and a model folder's manifest."""
-        values = asdict(self)
-        return {**values, "tiles": [list(grid) for grid in self.tiles]}
+        """As plain values, for a checkpoint's meta and a model folder's manifest; `beside` is one of them if it is."""
+        values = {**asdict(self), "tiles": [list(grid) for grid in self.tiles]}
+        beside = {"beside": self.beside.said()} if self.beside is not None else {}
+        return {name: value for name, value in values.items() if name != "beside"} | beside

@@ -108,6 +108,11 @@ class VisionEncoder(nn.Module):
         check_reading(model.config, reading)
 
     @property
+    def encoders(self) -> "tuple[VisionEncoder, ...]":
+        """Itself; two where a pair takes its place."""
+        return (self,)
+
+    @property
     def hidden_size(self) -> int:
         """D_vision."""
         return self.model.config.hidden_size

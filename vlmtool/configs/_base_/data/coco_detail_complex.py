@@ -1,6 +1,9 @@
-# `vlmtool data fetch llava_instruct`; detail_23k and complex_reasoning_77k merged by `vlmtool data convert llava`.
+# `vlmtool data fetch llava_instruct`.
 data = dict(
-    path="data/coco/llava_detail_23k_complex_77k.json",
+    sets=[
+        dict(path="data/llava_data/LLaVA-Instruct-150K/detail_23k.json"),
+        dict(path="data/llava_data/LLaVA-Instruct-150K/complex_reasoning_77k.json"),
+    ],
     image_folder="data/llava_data/llava_images/coco/train2017",
     max_length=2048,
 )
