@@ -104,7 +104,7 @@ def test_every_recipe_of_xtuners_is_there():
     assert missing == ABSENT.keys() and all(ABSENT.values())
 
 
-@pytest.mark.parametrize("name", XTUNER.keys() - ABSENT.keys())
+@pytest.mark.parametrize("name", sorted(XTUNER.keys() - ABSENT.keys()))
 def test_a_recipe_does_what_xtuners_of_its_name_does(name: str):
     recipe = load_recipe(name)
     ours, theirs = facts(recipe), XTUNER[name]
