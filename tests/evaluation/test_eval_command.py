@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,9 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
-from vlmtool.cli.eval import evaluate, result_folders
-from vlmtool.utils.errors import VlmtoolError
+from vlmtool.cli.eval import evaluate
+from vlmtool.cli.eval_all import result_folders
+from vlmtool.utils.errors import UsageError, VlmtoolError
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -101,7 +103,9 @@ def test_nothing_below_the_folder_is_an_error_that_says_what_was_looked_for(comm
         (("pope", "model"), "--data-path is missing"),
         (("pope", "model", "--data-path", "nowhere"), "no such file or folder"),
         (("pope",), "eval pope: no model"),
-        (("all", "model"), "no such folder"),
+        (("all", "model"), "--data-root is missing"),
+        (("all", "model", "--data-root", "nowhere"), "--data-root nowhere: no such folder"),
+        (("pope", "model", "--data-root", "."), "--data-root belongs to `eval all`"),
         (("pope", "model", "--data-path", DATA / "pope", "--extractor", "strict"), "pope has no such rule"),
         (("pope", "model", "--data-path", DATA / "pope"), "pictures are not there"),
         (("pope", "model", "--data-path", DATA / "pope", "--batch-size", "many"), "neither a number"),
@@ -117,3 +121,47 @@ def test_each_benchmark_has_its_own_folder():
     found = [("a", Path("x/one.json")), ("b", Path("x/one.json")), ("b", Path("y/one.json")), ("b", Path("two.json"))]
     names = [folder.name for folder in result_folders(found, Path("w"))]
     assert names == ["a", "b_one_1", "b_one_2", "b_two"]
+
+
+def test_what_was_not_taken_is_said_after_the_table(command, loads, root, tmp_path, write_table):
+    write_table({"answer": "a dog"}, columns=("index", "question", "answer", "image"), name="root/open.tsv")
+    printed = command("all", "model", "--data-root", root, "--work-dir", tmp_path / "w").stdout
+    assert "not recognised: open.tsv" in printed and "not found: gqa, mmvet, multiple_choice" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--ocr-tokens",), ["--ocr-tokens"]),
+        (("--image-folder", "."), []),
+        (("--judge-url", "http://x/v1", "--judge-model", "m"), ["--judge-url"]),
+    ],
+)
+def test_options_without_effect_are_told(command, tmp_path, more, told):
+    given = tmp_path / "p.jsonl"
+    given.write_text('{"index": 0, "prediction": "yes"}\n')
+    result = command("pope", "--data-path", DATA / "pope", "--predictions", given, "--work-dir", tmp_path / "w", *more)
+    lines = [line for line in result.stderr.splitlines() if "no effect" in line]
+    assert lines == [f"Warning: {option} has no effect for pope." for option in told]
+
+
+def test_a_folder_of_pictures_has_no_effect_on_pictures_in_the_table(command, tmp_path, write_table):
+    given = tmp_path / "p.jsonl"
+    given.write_text('{"index": 0, "prediction": "A"}\n')
+    arguments = ("--data-path", write_table({}), "--predictions", given, "--work-dir", tmp_path / "w")
+    result = command("multiple_choice", *arguments, "--image-folder", tmp_path)
+    assert "Warning: --image-folder has no effect for multiple_choice." in result.stderr
+
+
+def test_a_judge_that_is_not_there_is_told_before_the_model_is_loaded(command, loads, tmp_path):
+    data = tmp_path / "mm-vet.json"
+    data.write_text(json.dumps({"v1_0": {"imagename": "1.png", "question": "?", "answer": "x", "capability": ["ocr"]}}))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "1.png")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # not listening: connections are refused
+        judge = ("--judge-url", f"http://127.0.0.1:{free.getsockname()[1]}/v1", "--judge-model", "m")
+        result = command("mmvet", "model", "--data-path", data, "--work-dir", tmp_path / "w", *judge)
+    assert isinstance(result.exception, UsageError) and loads == []
+    lines = str(result.exception).splitlines()
+    assert len(lines) == 3 and "cannot be reached" in lines[0] and "No question was asked" in lines[1]

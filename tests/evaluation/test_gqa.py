@@ -59,7 +59,7 @@ def test_questions_without_type_are_told_by_their_answer(tmp_path):
     path = annotations(tmp_path, q1=question("yes", None), q2=question("dog", None), q3=question("dog", None))
     scores = GQA(path, BLIND).score({0: "no", 1: "dog", 2: "dog"})
     assert scores.scores == {"accuracy": pytest.approx(200 / 3), "binary": 0, "open": 100}
-    assert scores.counts["questions_without_type"] == 3 and "3 questions have no type" in scores.warnings[0]
+    assert scores.counts["questions_without_type"] == 3 and "3 questions without a type" in scores.warnings[0]
 
 
 @pytest.mark.parametrize(

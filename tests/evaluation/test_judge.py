@@ -262,3 +262,14 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
     assert {"judge.jsonl", "metrics.json", "report.html"} <= {path.name for path in files}
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
     assert KEY not in second.stdout + second.stderr
+
+
+def test_the_address_is_checked_unless_replies_are_at_hand(tmp_path):
+    with serving(lambda prompt, number: "1") as server:
+        judge_at(server, tmp_path).check()  # 405 is an answer too
+        assert server.paths == ["/v1/models"] and server.bodies == []
+        assert grade(judge_at(server, tmp_path)) == 1
+    judge_at(server, tmp_path).check()
+    with pytest.raises(UsageError, match="cannot be reached") as failure:
+        judge_at(server, tmp_path / "new").check()
+    assert len(str(failure.value).splitlines()) == 3 and KEY not in str(failure.value)

@@ -151,7 +151,7 @@ def test_question_counts_only_if_every_rotation_is_right(write_table, question):
 def test_missing_rotation_is_counted_and_named(write_table, question):
     scores = MMBench(write_table(question[0])).score({0: "A"})
     assert scores.counts["questions_with_missing_rotations"] == 1
-    assert scores.warnings == ["1 questions have fewer rotations than options: 0"]
+    assert scores.warnings == ["1 question with fewer rotations than options: 0"]
     assert scores.scores["circular"]["Overall"] == 1
 
 
@@ -160,7 +160,7 @@ def test_missing_base_row_is_counted_and_left_out_of_circular(write_table, quest
     scores = MMBench(write_table(*question, lost)).score({0: "A", 1_000_000: "B", 1_000_007: "B"})
     assert (
         scores.counts["questions_without_base_row"] == 1
-        and "1 questions have rotations but no base row" in scores.warnings[0]
+        and "1 question with rotations but no base row" in scores.warnings[0]
     )
     assert scores.scores["circular"]["Overall"] == 1
     assert scores.scores["vanilla_all"]["Overall"] == pytest.approx(2 / 3)
@@ -172,7 +172,7 @@ def test_missing_and_unknown_predictions_are_counted_and_named(write_table, ques
     given.write_text('{"index": 0, "prediction": "A"}\n{"index": 55, "prediction": "B"}\n')
     scores = score_given(MMBench(write_table(*question)), given, tmp_path / "w")
     assert (scores.counts["predictions_missing"], scores.counts["predictions_unknown"]) == (1, 1)
-    assert any("1 rows have no prediction and count as wrong: 1000000" in text for text in scores.warnings)
+    assert any("1 row without a prediction, counted as wrong: 1000000" in text for text in scores.warnings)
     assert any("the data does not have: line 2" in text for text in scores.warnings)
     assert scores.scores["circular"]["Overall"] == 0
 
@@ -201,7 +201,7 @@ def test_a_question_has_as_many_rotations_as_options(write_table, size, wrong):
 def test_more_rotations_than_options_are_counted_and_named(write_table, question):
     scores = MMBench(write_table(*question, {"index": "2000000"})).score({0: "A", 1_000_000: "B", 2_000_000: "B"})
     assert scores.counts["questions_with_too_many_rotations"] == 1
-    assert scores.warnings == ["1 questions have more rotations than options: 0"]
+    assert scores.warnings == ["1 question with more rotations than options: 0"]
     assert scores.scores["circular"]["Overall"] == 0  # every rotation counts
 
 
@@ -234,7 +234,7 @@ def test_long_answers_stay_whole_beside_the_submission(write_table, tmp_path):
     assert read_predictions(tmp_path / "w" / "predictions.jsonl") == {0: said}
     rows = list(load_workbook(tmp_path / "w" / "mmbench_result.xlsx").active.iter_rows(values_only=True))
     cells = dict(zip(*rows, strict=True))
-    assert cells["prediction"] == ("=1+1" + "x" * 40_000)[:32_767] and cells["answer"] is None
+    assert cells["prediction"] == ("=1+1" + "x" * 40_000)[:32_767] and cells["answer"] == "A"
 
 
 def test_ccbench_and_test_files(write_table, tmp_path):
@@ -260,7 +260,7 @@ def test_rows_without_answer_among_others_are_counted(write_table, question):
     scores = MMBench(write_table(*question, {"index": "7", "answer": "", "split": "test"})).score(
         {0: "A", 1_000_000: "B"}
     )
-    assert any("1 rows have no answer and are not scored: 7" in text for text in scores.warnings)
+    assert any("1 row without an answer, not scored: 7" in text for text in scores.warnings)
     assert scores.scores["vanilla_all"]["Overall"] == 1
 
 

@@ -19,7 +19,8 @@ PAIR = "Is it red? Please answer yes or no.\tYes\nIs it blue?  Please answer yes
 def test_scores_agree_with_the_official_rule(tmp_path):
     metrics = metrics_of("mme", DATA / "MME", DATA / "mme_predictions.jsonl", tmp_path)
     assert_same_scores(metrics["scores"], json.loads((DATA / "mme_expected.json").read_text())["scores"])
-    assert metrics["extractor"] == "official" and not metrics["warnings"]
+    assert metrics["extractor"] == "official" and len(metrics["warnings"]) == 1
+    assert metrics["warnings"][0].startswith("58 of 224 answers could not be read; the rule is official (yes or no in")
 
 
 def words_only(prediction: str) -> str | None:
@@ -105,7 +106,7 @@ def test_pictures_without_two_questions_are_counted(tmp_path, content):
     write(tmp_path / "OCR/0001.txt", content)
     scores = MME(tmp_path, BLIND).score({})
     assert scores.counts["pictures_without_two_questions"] == 1
-    assert "1 pictures do not have two questions: OCR/0001" in scores.warnings
+    assert "1 picture without two questions: OCR/0001" in scores.warnings
 
 
 @pytest.mark.parametrize("line", ["Is it blue? No", "Is it blue?\tperhaps", "Is\tit blue?\tNo", "Is it blue?\t"])

@@ -126,7 +126,7 @@ def test_a_name_among_numbers_is_a_slip(write_table, first, second):
 def test_rows_without_answer_are_counted(four, write_table):
     path = write_table({"index": "1"}, {"index": "2", "answer": ""})
     scores = MultipleChoice(path).score({1: "A", 2: "A"})
-    assert scores.scores["Overall"] == 1 and scores.warnings == ["1 rows have no answer and are not scored: 2"]
+    assert scores.scores["Overall"] == 1 and scores.warnings == ["1 row without an answer, not scored: 2"]
     assert (scores.counts["rows"], scores.counts["rows_scored"], scores.counts["rows_without_answer"]) == (2, 1, 1)
 
 
@@ -141,7 +141,7 @@ def test_submission_has_what_other_tools_read(four, tmp_path):
     assert path.name == "multiple_choice_result.xlsx"
     assert dict(zip(header, first, strict=True)) == {
         "index": 1, "question": "Which?", "A": "red", "B": "green", "prediction": "=A", "category": "ocr",
-        "l2-category": "text", "answer": "A",
+        "l2-category": "text", "answer": "A", "split": "val",
     }  # fmt: skip
 
 

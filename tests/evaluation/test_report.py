@@ -113,8 +113,8 @@ def test_missing_and_unknown_predictions_are_counted_and_named(command, tmp_path
     result = command(*arguments)
     counts = json.loads((tmp_path / "metrics.json").read_text())["counts"]
     assert (counts["predictions_missing"], counts["predictions_unknown"]) == (1, 1)
-    assert "1 rows have no prediction and count as wrong: 1000000" in result.stderr
-    assert "1 predictions are for rows that the data does not have: line 2" in result.stderr
+    assert "1 row without a prediction, counted as wrong: 1000000" in result.stderr
+    assert "1 prediction for rows that the data does not have: line 2" in result.stderr
 
 
 def test_predictions_of_another_file_are_refused(command, tmp_path, write_table):
@@ -123,19 +123,32 @@ def test_predictions_of_another_file_are_refused(command, tmp_path, write_table)
         command("--data-path", write_table({}), "--predictions", tmp_path / "p.jsonl", "--work-dir", tmp_path / "w")
 
 
+@pytest.mark.parametrize(("strangers", "is_refused"), [(1, False), (2, True)])
+def test_predictions_mostly_of_another_file_are_refused(command, tmp_path, write_table, strangers, is_refused):
+    entries = [{"index": index, "prediction": "A"} for index in (0, *range(50, 50 + strangers))]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    arguments = ("--data-path", write_table({}), "--predictions", tmp_path / "p.jsonl", "--work-dir", tmp_path / "w")
+    if not is_refused:
+        assert command(*arguments).exit_code == 0
+        return
+    with pytest.raises(DataError, match="2 of its 3 answers are for questions that"):
+        command(*arguments)
+    assert not (tmp_path / "w" / "predictions.jsonl").exists()
+
+
 def test_spreadsheet_keeps_text_as_text(write_table, tmp_path):
     rows = ({"index": "0", "question": "=1+1", "C": "#N/A", "D": "3"}, {"index": "1", "hint": "\x00"})
     said = {0: '=HYPERLINK("x")', 1: "a\x07b\x1b" + "長" * 40_000}
     path = MMBench(write_table(*rows)).write_submission(said, tmp_path)
     header, first, second = load_workbook(path).active.iter_rows()
     assert [cell.value for cell in header] == [
-        "index", "question", "A", "B", "C", "D", "prediction", "category", "l2-category", "answer",
+        "index", "question", "A", "B", "C", "D", "prediction", "category", "l2-category", "answer", "split",
     ]  # fmt: skip
     values = dict(zip([cell.value for cell in header], first, strict=True))
     assert {values[name].data_type for name in ("question", "C", "D", "prediction")} <= {"s", "inlineStr"}
     assert (values["question"].value, values["C"].value, values["D"].value) == ("=1+1", "#N/A", "3")
     assert (values["index"].value, values["prediction"].value) == (0, '=HYPERLINK("x")')
-    assert values["answer"].value is None
+    assert (values["answer"].value, values["split"].value) == ("A", "dev")
     assert second[6].value == "ab" + "長" * (CELL_LIMIT - 2)
 
 
@@ -153,8 +166,8 @@ def test_without_answers_the_submission_is_written_and_no_score(write_table, tmp
 
 def test_warnings_are_printed_and_stored(write_table, question, tmp_path, capsys):
     report(MMBench(write_table(*question)), {0: "A"}, tmp_path)
-    assert "1 rows have no prediction" in capsys.readouterr().err
-    assert "1 rows have no prediction" in json.loads((tmp_path / "metrics.json").read_text())["warnings"][0]
+    assert "1 row without a prediction" in capsys.readouterr().err
+    assert "1 row without a prediction" in json.loads((tmp_path / "metrics.json").read_text())["warnings"][0]
 
 
 def test_page_escapes_everything_and_holds_the_pictures(write_table, question, tmp_path):

@@ -2,9 +2,11 @@
 
 import pytest
 
+from tests.evaluation.made_files import answered, write_lines
 from vlmtool.evaluation.benchmark import Options
 from vlmtool.evaluation.benchmarks.yes_no import YesNo
 from vlmtool.evaluation.reading.extract import yes_no_words
+from vlmtool.evaluation.report import report
 from vlmtool.utils.errors import DataError, UsageError
 
 COLUMNS = ("index", "question", "answer", "category", "image")
@@ -97,3 +99,19 @@ def test_other_rules_are_for_letters(write_table):
     with pytest.raises(UsageError, match="Use one of: vlmeval, all"):
         YesNo(path, Options(extractor="xtuner"))
     assert YesNo(path, Options(extractor="all")).score({0: "yes"}).extra["extractors"].keys() == {"vlmeval"}
+
+
+def test_llavas_answers_are_read(write_table, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", *(
+        {"question_id": number, "prompt": "Is it?", "text": said, "answer_id": "x", "model_id": "m"}
+        for number, said in enumerate(("Yes", "no"))
+    ))  # fmt: skip
+    assert answered(YesNo(table(write_table, "yn")), path).scores["Overall"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize(("said", "is_told"), [(["yes"] * 9 + ["?"], False), (["yes"] * 8 + ["?", "!"], True)])
+def test_many_unreadable_answers_are_told_with_the_rule(write_table, tmp_path, capsys, said, is_told):
+    report(YesNo(table(write_table, "y" * 10)), dict(enumerate(said)), tmp_path)
+    printed = capsys.readouterr()
+    assert ("2 of 10 answers could not be read; the rule is vlmeval" in printed.err) == is_told
+    assert "vlmeval (one of the words yes and no, not both)" in printed.out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlmtool.cli import options
+from vlmtool.cli.eval_all import find_all
 from vlmtool.cli.evaluation import Asking, Job, ask, check_asking
 from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.files import check_writable
-from vlmtool.utils.terminal import clean
+from vlmtool.utils.terminal import clean, out
 
 if TYPE_CHECKING:
     from vlmtool.evaluation.benchmark import Options
@@ -26,7 +26,7 @@ def evaluate(
     benchmark: Annotated[str, typer.Argument(help="Name of a benchmark, or all; a wrong name lists them.")],
     model: options.Model = None,
     data_path: Annotated[str, typer.Option("--data-path", help="The benchmark's file or folder.")] = "",
-    data_root: Annotated[str, typer.Option(help="With all: the folder that holds the benchmarks' folders.")] = "",
+    data_root: Annotated[str, typer.Option(help="With all: the folder below which the benchmarks are.")] = "",
     image_folder: Annotated[
         str | None, typer.Option(help="Where the pictures are, if not where the official files have them.")
     ] = None,
@@ -64,6 +64,7 @@ def evaluate(
     """
     from vlmtool.evaluation.benchmark import Options
     from vlmtool.evaluation.judging.judge import open_judge
+    from vlmtool.evaluation.judging.judged import check_judge
     from vlmtool.evaluation.reading.extract import check_way
 
     rows = options.as_batch_size(batch_size)
@@ -71,6 +72,10 @@ def evaluate(
     check_asking(launcher, bits, bool(model or llava or predictions), f"eval {benchmark}")
     if given and benchmark == ALL:
         raise UsageError("eval all: --predictions belongs to one benchmark. Name it in place of all.")
+    if data_root and benchmark != ALL:
+        raise UsageError(
+            f"--data-root belongs to `eval all`. Give the official files of {benchmark} with --data-path, or say all."
+        )
     pictures = Path(image_folder) if image_folder else None
     how = Options(pictures, extractor, needs_pictures=not given, ocr_tokens=ocr_tokens, score=score)
     folder = Path(work_dir) if work_dir else Path("work_dirs") / "eval" / benchmark
@@ -82,14 +87,24 @@ def evaluate(
 
     has_judge = in_place(folder).judge is not None
     broken: list[str] = []
+    notes: list[str] = []
     if benchmark == ALL:
-        jobs, broken = _all_jobs(data_root, in_place, folder, has_judge)
+        every = find_all(data_root, in_place, folder, has_judge)
+        jobs, broken, notes = every.jobs, every.broken, every.notes
     else:
         jobs = [_job(benchmark, data_path, in_place(folder), folder)]
     check_way(score, *(job.benchmark for job in jobs))
+    used = frozenset[str]().union(*(job.benchmark.options_used() for job in jobs))
+    choice = {"--image-folder": image_folder, "--ocr-tokens": ocr_tokens or None, "--judge-url": judge_url}
+    for option, value in choice.items():
+        options.warn_unused(option, None if option in used else value, f"for {benchmark}")
+    options.warn_unused("--data-path", data_path or None if benchmark == ALL else None, "for all")
+    for job in jobs:
+        check_judge(job.benchmark)
     if given:
         from vlmtool.evaluation.evaluate import score_given
 
+        options.warn_unused("MODEL (with --predictions)", model or llava)
         score_given(jobs[0].benchmark, given, folder)
         return
     parts = dict(
@@ -102,6 +117,8 @@ def evaluate(
         from vlmtool.evaluation.report import summarize
 
         summarize([(job.benchmark, result) for job, result in zip(jobs, scores, strict=True)], folder)
+        for note in notes:
+            out().print(clean(note))
     if broken:
         raise DataError(f"eval all: {len(broken)} could not be read: {', '.join(broken)}. The warnings say why.")
 
@@ -112,50 +129,3 @@ def _job(name: str, data_path: str, how: Options, folder: Path) -> Job:
     find_benchmark(name)  # a typo is told first
     path = options.existing("--data-path", data_path, f"Give the official files of {name}.", is_folder_fine=True)
     return Job(open_benchmark(name, path, how), folder)
-
-
-def _all_jobs(
-    data_root: str, in_place: Callable[[Path], Options], folder: Path, has_judge: bool
-) -> tuple[list[Job], list[str]]:
-    """Every benchmark whose files lie where the official archives unpack them, and the names of broken ones.
-
-    Args:
-        in_place: the options with their judge, whose replies are kept in the given folder.
-    """
-    from vlmtool.evaluation.catalog import benchmark_classes, find_data, open_benchmark
-
-    root = Path(data_root)
-    if not data_root or not root.is_dir():
-        raise UsageError(
-            f"--data-root {data_root}: no such folder. Give the folder that holds the benchmarks' folders."
-        )
-    classes = benchmark_classes()
-    found = [(name, path) for name, kind in classes.items() for path in find_data(kind, root)]
-    unjudged = {} if has_judge else {name: "" for name, _ in found if getattr(classes[name], "needs_judge", False)}
-    for name in unjudged:
-        typer.echo(f"Warning: {name} is left out: it needs --judge-url and --judge-model.", err=True)
-    found = [(name, path) for name, path in found if name not in unjudged]
-    if not found:
-        names = ", ".join(classes)
-        raise UsageError(f"--data-root {data_root}: no benchmark's files are below it. Looked for: {names}.")
-    jobs: list[Job] = []
-    broken: list[str] = []
-    for (name, path), place in zip(found, result_folders(found, folder), strict=True):
-        try:
-            jobs.append(Job(open_benchmark(name, path, in_place(place)), place))
-        except DataError as error:  # the others are scored all the same; the exit code tells
-            typer.echo(clean(f"Warning: {name} is left out: {error}"), err=True)
-            broken.append(name)
-    if not jobs:
-        raise DataError(f"{data_root}: none of its benchmarks can be read: {', '.join(broken)}. See the warnings.")
-    return jobs, broken
-
-
-def result_folders(found: list[tuple[str, Path]], folder: Path) -> list[Path]:
-    """A folder for each benchmark; where there are several of one name, with the name of its file, or a number."""
-    names = [name for name, _ in found]
-    labels = [name if names.count(name) == 1 else f"{name}_{path.stem}" for name, path in found]
-    return [
-        folder / (label if labels.count(label) == 1 else f"{label}_{labels[:place].count(label) + 1}")
-        for place, label in enumerate(labels)
-    ]

@@ -62,7 +62,7 @@ def as_batch_size(text: str) -> int | None:
     raise UsageError(f"--batch-size {text}: neither a number of 1 or more nor auto.")
 
 
-def warn_unused(option: str, value: object) -> None:
+def warn_unused(option: str, value: object, where: str = "here") -> None:
     """An option that is taken and does nothing."""
     if value is not None:
-        typer.echo(f"Warning: {option} has no effect here.", err=True)
+        typer.echo(f"Warning: {option} has no effect {where}.", err=True)

@@ -21,6 +21,9 @@ class Judge(Protocol):
     def facts(self) -> dict[str, Any]:
         """What `metrics.json` shall remember of it."""
 
+    def check(self) -> None:
+        """See that it can be reached, before the first question is asked."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -116,9 +119,18 @@ class Benchmark(Protocol):
     answer_fields: ClassVar[tuple[str, ...]]
     """Where a file of predictions has the answer: the first of these names that an entry has."""
     places: ClassVar[tuple[str, ...]]
-    """Patterns of its `data_path` below a folder of benchmarks; `eval all` looks there."""
+    """Patterns of its `data_path`, matched from the right: `eval all` takes what fits, at any depth."""
+    rules_in_words: ClassVar[Mapping[str, str]]
+    """What an extractor does, where its name alone would mislead."""
     data_path: Path
     extractor: str
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether a file or folder that `places` does not name is certainly this benchmark's data."""
+
+    def options_used(self) -> frozenset[str]:
+        """Which of --image-folder, --ocr-tokens and --judge-url have an effect."""
 
     def samples(self) -> Sequence[Sample]:
         """Every question to ask, in the order of the file."""

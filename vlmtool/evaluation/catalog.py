@@ -7,6 +7,7 @@ from typing import Any
 
 from vlmtool.evaluation import benchmarks
 from vlmtool.evaluation.benchmark import Benchmark, Options
+from vlmtool.evaluation.discovery import discover
 from vlmtool.utils.errors import UsageError, did_you_mean
 
 
@@ -34,9 +35,8 @@ def find_benchmark(name: str) -> type[Benchmark]:
 
 
 def find_data(benchmark: type[Benchmark], root: Path) -> list[Path]:
-    """Its files or folders below `root`, where the official archives and the usual bundles have them."""
-    found = (path for place in benchmark.places for path in sorted(root.glob(place)))
-    return list(dict.fromkeys(found))
+    """Its files or folders below `root`."""
+    return [path for _, path in discover({benchmark.name: benchmark}, root).found]
 
 
 def open_benchmark(name: str, data_path: Path, options: Options) -> Benchmark:

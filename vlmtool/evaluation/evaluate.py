@@ -44,8 +44,8 @@ def score_given(benchmark: Benchmark, path: Path, folder: Path) -> Scores:
     """Score the answers of a file; they become the work dir's own.
 
     Raises:
-        DataError: the file is broken, none of its answers belongs to the benchmark, or they were chosen by likelihood
-            where the benchmark takes written ones, or the other way round.
+        DataError: the file is broken, most of its answers do not belong to the benchmark, or they were chosen by
+            likelihood where the benchmark takes written ones, or the other way round.
     """
     unknown: list[str] = []
     way = chosen_by(benchmark)
@@ -54,6 +54,11 @@ def score_given(benchmark: Benchmark, path: Path, folder: Path) -> Scores:
         raise DataError(
             f"{path}: none of its {len(unknown)} answers is for a question of {benchmark.data_path}. "
             "Give the predictions that were made on this file."
+        )
+    if len(unknown) > len(answers):
+        raise DataError(
+            f"{path}: {len(unknown):,} of its {len(unknown) + len(answers):,} answers are for questions that "
+            f"{benchmark.data_path} does not have.\nGive the predictions that were made on this file."
         )
     store = AnswerStore(folder)
     if not (store.path.exists() and store.path.samefile(path)):

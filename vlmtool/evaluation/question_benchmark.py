@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from vlmtool.data.conversation import Image, Message, user
 from vlmtool.evaluation.benchmark import Card, CardLine, Options, Sample, Scores
 from vlmtool.evaluation.questions import Judged, Question, Verdict, as_key, is_right
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError, UsageError, did_you_mean
 
 
@@ -25,6 +26,7 @@ class QuestionBenchmark(ABC):
     max_new_tokens: ClassVar[int] = 100
     answer_fields: ClassVar[tuple[str, ...]] = ("prediction", "text")
     scale: ClassVar[float] = 1.0
+    rules_in_words: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, data_path: Path, options: Options | None = None) -> None:
         self.data_path = data_path
@@ -40,6 +42,15 @@ class QuestionBenchmark(ABC):
             raise DataError(f"{data_path}: {self._doubled()} stands there twice. Keep one of each.")
         if self.options.needs_pictures:
             self._check_pictures()
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Only where a benchmark's files can be told by more than their names."""
+        return False
+
+    def options_used(self) -> frozenset[str]:
+        """Every benchmark of this kind has its pictures in files."""
+        return frozenset({"--image-folder"})
 
     @abstractmethod
     def read(self) -> list[Question]:
@@ -129,7 +140,7 @@ class QuestionBenchmark(ABC):
             ],
             warnings=[
                 *self.warnings,
-                *([f"{unanswered} questions have no answer in the data and are not scored"] * bool(
+                *([f"{counted(unanswered, 'question')} without an answer in the data, not scored"] * bool(
                     unanswered and with_answer
                 )),
             ],

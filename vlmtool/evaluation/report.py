@@ -11,10 +11,12 @@ from rich.text import Text
 
 from vlmtool.evaluation.benchmark import Benchmark, Scores, as_columns, name_some
 from vlmtool.evaluation.page import write_page
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.files import write_json, write_text
 from vlmtool.utils.terminal import clean, clean_line, err, out
 
 METRICS_FILE = "metrics.json"
+UNREADABLE_SHARE = 0.1  # of the answers; more of them say that model and rule do not fit
 
 
 def report(
@@ -35,9 +37,15 @@ def report(
     counts = {"predictions_missing": len(missing), "predictions_unknown": len(unknown)}
     warnings = list(scores.warnings)
     if missing:
-        warnings.append(f"{len(missing)} rows have no prediction and count as wrong: {name_some(missing)}")
+        warnings.append(f"{counted(len(missing), 'row')} without a prediction, counted as wrong: {name_some(missing)}")
     if unknown:
-        warnings.append(f"{len(unknown)} predictions are for rows that the data does not have: {name_some(unknown)}")
+        warnings.append(
+            f"{counted(len(unknown), 'prediction')} for rows that the data does not have: {name_some(unknown)}"
+        )
+    unreadable = scores.counts.get("answers_unreadable", 0)
+    if unreadable > UNREADABLE_SHARE * len(predictions):
+        what = f"{unreadable} of {counted(len(predictions), 'answer')} could not be read"
+        warnings.append(f"{what}; the rule is {_rule(benchmark)}")
     scores = replace(scores, counts={**scores.counts, **counts}, warnings=warnings)
     write_text(folder / "rows.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scores.rows))
     submission = benchmark.write_submission(predictions, folder)
@@ -73,7 +81,12 @@ def _print(benchmark: Benchmark, scores: Scores, folder: Path, submission: Path)
         console.print(clean(f"The data has no answers: no score. Hand in {submission}"))
     if scores.headline:
         console.print(clean(f"{scores.headline[0]}: {scores.headline[1]:.1f}"))
-    console.print(clean(f"Extractor: {benchmark.extractor}. Results: {folder}"))
+    console.print(clean(f"Extractor: {_rule(benchmark)}. Results: {folder}"))
+
+
+def _rule(benchmark: Benchmark) -> str:
+    words = benchmark.rules_in_words.get(benchmark.extractor)
+    return benchmark.extractor + (f" ({words})" if words else "")
 
 
 def _table(benchmark: Benchmark, split: str, scores: Mapping[str, Any]) -> Table:

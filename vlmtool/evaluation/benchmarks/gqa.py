@@ -18,6 +18,7 @@ from vlmtool.evaluation.files.llava_files import (
 )
 from vlmtool.evaluation.question_benchmark import QuestionBenchmark
 from vlmtool.evaluation.questions import SHORT, Judged, Question, Verdict, as_key, mean
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json
 
@@ -33,7 +34,7 @@ class GQA(QuestionBenchmark):
     """
 
     name = "gqa"
-    places = tuple(f"{folder}/{path}" for folder in ("gqa", "GQA") for path in _DATA)
+    places = (_NAME,)
     key_fields: ClassVar[tuple[str, ...]] = ("questionId",)
 
     def read(self) -> list[Question]:
@@ -46,7 +47,9 @@ class GQA(QuestionBenchmark):
         untyped = sum(question.about["type"] is None for question in questions if question.answers)
         if untyped:
             self.counts["questions_without_type"] = untyped
-            self.warnings.append(f"{untyped} questions have no type: those answered by yes or no count as binary")
+            self.warnings.append(
+                f"{counted(untyped, 'question')} without a type: those answered by yes or no count as binary"
+            )
         return questions
 
     def key_of(self, entry: Mapping[str, Any]) -> tuple[str, ...] | None:

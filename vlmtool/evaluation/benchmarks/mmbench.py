@@ -15,6 +15,7 @@ from vlmtool.evaluation.tables.choice_table import LETTER_CHINESE, LETTER_ENGLIS
 from vlmtool.evaluation.tables.picture_table import Row
 from vlmtool.evaluation.tables.shares import Extracted, hit_of, shares
 from vlmtool.evaluation.tables.table_cards import as_card
+from vlmtool.evaluation.tables.table_kind import ROTATED
 
 __all__ = ["ABILITIES", "LETTER_CHINESE", "LETTER_ENGLISH", "MMBench", "question_text"]
 
@@ -40,7 +41,7 @@ class MMBench(ChoiceBenchmark):
         "CCBench*.tsv",
     )
     submitted_letters: ClassVar[str] = "ABCD"
-    submits_answers: ClassVar[bool] = False  # the official server knows them
+    kind: ClassVar[str] = ROTATED
 
     def read(self, data_path: Path, image_folder: Path | None) -> Sequence[Row]:
         """Every rotation of every question, as the file has it."""

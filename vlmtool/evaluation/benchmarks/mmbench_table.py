@@ -8,6 +8,7 @@ from pathlib import Path
 from vlmtool.evaluation.benchmark import name_some
 from vlmtool.evaluation.tables.choice_table import check_options, read_choice_columns
 from vlmtool.evaluation.tables.picture_table import Row, option_letters, read_rows
+from vlmtool.utils.checklist import counted
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def _survey(rows: Sequence[Row]) -> tuple[dict[str, int], tuple[str, ...]]:
         )
     if without_base:
         warnings.append(
-            f"{len(without_base)} questions have rotations but no base row and count in vanilla_all only: "
+            f"{counted(len(without_base), 'question')} with rotations but no base row, counted in vanilla_all only: "
             f"{name_some(without_base)}"
         )
     if short:
-        warnings.append(f"{len(short)} questions have fewer rotations than options: {name_some(short)}")
+        warnings.append(f"{counted(len(short), 'question')} with fewer rotations than options: {name_some(short)}")
     if extra:
-        warnings.append(f"{len(extra)} questions have more rotations than options: {name_some(extra)}")
+        warnings.append(f"{counted(len(extra), 'question')} with more rotations than options: {name_some(extra)}")
     if unanswered and len(unanswered) < len(rows):
-        warnings.append(f"{len(unanswered)} rows have no answer and are not scored: {name_some(unanswered)}")
+        warnings.append(f"{counted(len(unanswered), 'row')} without an answer, not scored: {name_some(unanswered)}")
     return counts, tuple(warnings)

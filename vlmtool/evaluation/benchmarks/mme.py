@@ -13,7 +13,9 @@ from vlmtool.evaluation.benchmark import name_some
 from vlmtool.evaluation.files.llava_files import as_joined, is_question_file, question_alone, read_question_file
 from vlmtool.evaluation.question_benchmark import QuestionBenchmark
 from vlmtool.evaluation.questions import SHORT, Judged, Question, Verdict, as_key, mean
+from vlmtool.evaluation.reading.extract import YES_NO_RULE
 from vlmtool.evaluation.reading.vqa_text import strip_punctuation
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_text
 
@@ -38,6 +40,10 @@ class MME(QuestionBenchmark):
     places = ("MME", "mme", "MME_Benchmark_release_version")
     key_fields: ClassVar[tuple[str, ...]] = ("category", "image", "question")
     extractors = ("official", "vlmeval")
+    rules_in_words: ClassVar[Mapping[str, str]] = {
+        "official": "yes or no in the first four characters",
+        "vlmeval": YES_NO_RULE,
+    }
 
     def read(self) -> list[Question]:
         """Every line of every text file, sub-tasks in the order of the paper; or the lines of a question file."""
@@ -57,6 +63,11 @@ class MME(QuestionBenchmark):
                     questions.append(Question(len(questions), key, asked, picture, (answer,), task, about))
         self._check_completeness(questions)
         return questions
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A folder with the first and the last sub-task."""
+        return all((path / task).is_dir() for task in (SUB_TASKS[0], SUB_TASKS[-1]))
 
     def key_of(self, entry: Mapping[str, Any]) -> tuple[str, ...] | None:
         """By picture and question; LLaVA names them question_id and prompt, VLMEvalKit image_path and question."""
@@ -148,7 +159,7 @@ class MME(QuestionBenchmark):
         self.counts |= {"pictures": len(per_picture), "pictures_without_two_questions": len(odd)}
         self.counts |= {"sub_tasks_missing": len(missing)}
         if odd:
-            self.warnings.append(f"{len(odd)} pictures do not have two questions: {name_some(odd)}")
+            self.warnings.append(f"{counted(len(odd), 'picture')} without two questions: {name_some(odd)}")
         if missing:
             self.warnings.append(f"{len(missing)} of 14 sub-tasks are missing in the sums: {name_some(missing)}")
 

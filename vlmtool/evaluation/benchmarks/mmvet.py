@@ -64,12 +64,7 @@ class MMVet(JudgedBenchmark):
     """
 
     name: ClassVar[str] = "mmvet"
-    places: ClassVar[tuple[str, ...]] = (
-        "mm-vet/mm-vet.json",
-        "mmvet/mm-vet.json",
-        "mm-vet/mm-vet/mm-vet.json",
-        "mmvet/mm-vet/mm-vet.json",
-    )
+    places: ClassVar[tuple[str, ...]] = ("mm-vet.json",)
     key_fields: ClassVar[tuple[str, ...]] = ("question_id",)
     extractors: ClassVar[tuple[str, ...]] = (JUDGE, PROXY)
     needs_judge: ClassVar[bool] = False

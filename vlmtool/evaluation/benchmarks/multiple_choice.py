@@ -12,6 +12,7 @@ from vlmtool.evaluation.tables.choice_benchmark import ChoiceBenchmark
 from vlmtool.evaluation.tables.choice_table import check_options, first_rotation, read_choice_columns
 from vlmtool.evaluation.tables.picture_table import Row, option_letters, read_rows
 from vlmtool.evaluation.tables.shares import Extracted, hit_of, shares
+from vlmtool.evaluation.tables.table_kind import CHOICES
 from vlmtool.utils.errors import DataError
 
 
@@ -27,6 +28,7 @@ class MultipleChoice(ChoiceBenchmark):
         "RealWorldQA*.tsv",
         "ScienceQA*.tsv",
     )
+    kind: ClassVar[str] = CHOICES
 
     def read(self, data_path: Path, image_folder: Path | None) -> Sequence[Row]:
         """Every question."""

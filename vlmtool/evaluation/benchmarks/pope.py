@@ -53,6 +53,11 @@ class Pope(QuestionBenchmark):
         self._read_llava_keys(questions)
         return questions
 
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A folder with label files, whatever it is called."""
+        return any(path.glob(_LABEL_FILES[0]))
+
     def key_of(self, entry: Mapping[str, Any]) -> tuple[str, ...] | None:
         """By category and question_id; an answer without category by the question file's id, or the only category."""
         key = super().key_of(entry)

@@ -35,9 +35,7 @@ class RefCOCO(QuestionBenchmark):
 
     name: ClassVar[str] = "refcoco"
     places: ClassVar[tuple[str, ...]] = tuple(
-        f"{folder}/{pattern}"
-        for folder in ("refcoco", "refcoco+", "refcocog", "RefCOCO", "shikra")
-        for pattern in ("*refcoco*_val.json*", "*refcoco*_test*.json*")
+        f"*refcoco*_{split}.json{line}" for split in ("val", "test*") for line in ("", "l")
     )
     key_fields: ClassVar[tuple[str, ...]] = ("question_id",)
     extractors: ClassVar[tuple[str, ...]] = tuple(FORMS)

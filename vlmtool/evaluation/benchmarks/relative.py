@@ -65,11 +65,16 @@ class RelativeScore(JudgedBenchmark):
 
     name: ClassVar[str] = "relative"
     places: ClassVar[tuple[str, ...]] = (
-        "coco2014_val_qa_eval/qa90_questions.jsonl",
+        QUESTIONS[0],
         "llava-bench-in-the-wild/questions.jsonl",
         "relative/*questions*.jsonl",
     )
     key_fields: ClassVar[tuple[str, ...]] = ("question_id",)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """LLaVA-Bench: questions beside the reference's answers."""
+        return path.name == QUESTIONS[1] and (path.parent / REFERENCES[1]).is_file()
 
     def read(self) -> list[Question]:
         """The question file, joined with references by question and with contexts by picture."""

@@ -29,10 +29,13 @@ class ScienceQA(QuestionBenchmark):
     """
 
     name: ClassVar[str] = "scienceqa"
-    places: ClassVar[tuple[str, ...]] = tuple(
-        f"{folder}/problems.json" for folder in ("scienceqa", "ScienceQA", "sqa", "scienceqa/data/scienceqa")
-    )
+    places: ClassVar[tuple[str, ...]] = tuple(f"{folder}/problems.json" for folder in ("scienceqa", "ScienceQA", "sqa"))
     key_fields: ClassVar[tuple[str, ...]] = ("question_id",)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """The problems, beside their splits."""
+        return path.name == "problems.json" and (path.parent / "pid_splits.json").is_file()
 
     def read(self) -> list[Question]:
         """The questions of the test split, or of LLaVA's file."""

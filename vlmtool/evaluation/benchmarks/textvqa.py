@@ -39,7 +39,7 @@ class TextVQA(QuestionBenchmark):
     """
 
     name = "textvqa"
-    places = ("textvqa/TextVQA_0.5.1_val.json", "TextVQA/TextVQA_0.5.1_val.json", "TextVQA_0.5.1_val.json")
+    places = (_DATA[0],)
     key_fields: ClassVar[tuple[str, ...]] = ("question_id",)
 
     def read(self) -> list[Question]:
@@ -55,6 +55,10 @@ class TextVQA(QuestionBenchmark):
             for question in questions
         }
         return questions
+
+    def options_used(self) -> frozenset[str]:
+        """Recognised text is TextVQA's alone."""
+        return super().options_used() | {"--ocr-tokens"}
 
     def key_of(self, entry: Mapping[str, Any]) -> tuple[str, ...] | None:
         """By question_id; LLaVA's answers have the picture there, and the question in the prompt."""

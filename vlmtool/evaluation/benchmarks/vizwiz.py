@@ -69,6 +69,14 @@ class VizWiz(QuestionBenchmark):
             )
         return questions
 
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A file called like the official one whose first picture is VizWiz's."""
+        if path.name not in ("val.json", "test.json") or not path.is_file():
+            return False
+        with open(path, "rb") as handle:
+            return b"VizWiz_" in handle.read(2000)
+
     def key_of(self, entry: Mapping[str, Any]) -> tuple[str, ...] | None:
         """By picture, each of which has one question; LLaVA's answers have their place in the test split instead."""
         if "image" in entry or "question_id" not in entry:

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 
 from vlmtool.evaluation.benchmark import Sample
 from vlmtool.evaluation.questions import SHORT
-from vlmtool.evaluation.reading.extract import Extractor, yes_no_words
+from vlmtool.evaluation.reading.extract import YES_NO_RULE, Extractor, yes_no_words
 from vlmtool.evaluation.tables.choice_table import YES_NO, as_yes_no, first_rotation
 from vlmtool.evaluation.tables.picture_table import Row, read_columns, read_rows
 from vlmtool.evaluation.tables.shares import Extracted, mean
 from vlmtool.evaluation.tables.table_benchmark import TableBenchmark
+from vlmtool.evaluation.tables.table_kind import YES_OR_NO
 from vlmtool.utils.errors import DataError
 
 
@@ -25,6 +26,8 @@ class YesNo(TableBenchmark):
     name: ClassVar[str] = "yes_no"
     places: ClassVar[tuple[str, ...]] = ("yes_no/*.tsv", "HallusionBench*.tsv")
     rules: ClassVar[Mapping[str, Extractor]] = {"vlmeval": yes_no_words}
+    rules_in_words: ClassVar[Mapping[str, str]] = {"vlmeval": YES_NO_RULE}
+    kind: ClassVar[str] = YES_OR_NO
 
     def read(self, data_path: Path, image_folder: Path | None) -> Sequence[Row]:
         """Every question, its answer as Yes or No."""

@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 from vlmtool.utils.errors import UsageError
 
 LONGEST_REPLY = 1024  # tokens
+CHECK_SECONDS = 10.0  # to find out whether there is a server
+_CHAT = "/chat/completions"
 MAX_BYTES = 4 * 2**20
 _REFUSED = (401, 403, 404, 405)  # wrong key, address or model: no other prompt fares better
 _REMEDY = "Check --judge-url, --judge-model and the key in VLMTOOL_JUDGE_KEY."
@@ -68,6 +70,32 @@ class ChatClient:
             reason = getattr(error, "reason", error) or type(error).__name__
             raise Unanswered(self._hidden(f"no connection, or no answer in time ({reason})"), is_passing=True) from None
 
+    def check(self) -> None:
+        """See that something answers at the address: any reply at all will do.
+
+        Raises:
+            UsageError: nothing can be reached there.
+        """
+        request = urllib.request.Request(
+            self._url._replace(path=self._url.path.removesuffix(_CHAT) + "/models").geturl()
+        )
+        try:
+            self._open(request, timeout=min(self._seconds, CHECK_SECONDS)).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+        except TimeoutError:
+            pass  # a slow server may still grade
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error) or type(error).__name__
+            if isinstance(reason, TimeoutError):
+                return
+            said = self._hidden(str(getattr(reason, "strerror", None) or reason))
+            raise UsageError(
+                f"--judge-url: the judge cannot be reached ({said}).\n"
+                "No question was asked. Is the server running, and is this its address and port?\n"
+                "Start it or correct --judge-url, then run the same command again."
+            ) from None
+
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         try:
             said = " ".join(error.read(2000).decode("utf-8", "replace").split())
@@ -102,7 +130,7 @@ def _endpoint(url: str) -> SplitResult:
     if "@" in parts.netloc:
         raise UsageError("--judge-url: no user or password in the address. Put the key into VLMTOOL_JUDGE_KEY.")
     path = parts.path.rstrip("/")
-    return parts._replace(path=path if path.endswith("/chat/completions") else path + "/chat/completions", fragment="")
+    return parts._replace(path=path if path.endswith(_CHAT) else path + _CHAT, fragment="")
 
 
 def _checked_key(key: str | None) -> str | None:

@@ -50,6 +50,15 @@ class ChatJudge:
         facts = {"model": self._client.model, **self._counts}
         return facts | ({"problems": dict(self._problems)} if self._problems else {})
 
+    def check(self) -> None:
+        """See that the judge can be reached; one that has graded before is not asked: its replies may be enough.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        if not self._replies:
+            self._client.check()
+
     def grade(self, prompt: str, read: Callable[[str], T | None], reminder: str) -> T | None:
         """What `read` finds in the reply to `prompt`; None, counted as a failure, where three tries bring nothing.
 
@@ -91,7 +100,8 @@ class ChatJudge:
         if self._in_a_row == GIVE_UP:
             raise VlmtoolError(
                 f"The judge left {GIVE_UP} questions in a row unanswered: {problem}.\n"
-                f"Its replies so far are in {self.record}; run the same command again when it answers."
+                f"Its replies so far are in {self.record}, the model's answers in predictions.jsonl beside it.\n"
+                "Run the same command again when the judge answers: nothing is asked twice."
             )
 
     def _keep(self, key: str, reply: str) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from vlmtool.evaluation.benchmark import Judge, Options, Scores
+from vlmtool.evaluation.benchmark import Benchmark, Judge, Options, Scores
 from vlmtool.evaluation.question_benchmark import QuestionBenchmark
 from vlmtool.evaluation.questions import Question, Verdict
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.terminal import track
 
@@ -35,6 +36,10 @@ class JudgedBenchmark(QuestionBenchmark):
                 "Give --judge-url (any OpenAI-compatible address, local ones too) and --judge-model."
             )
 
+    def options_used(self) -> frozenset[str]:
+        """With a judge's address, where a judge grades."""
+        return super().options_used() | ({"--judge-url"} if self.extractor == JUDGE else set())
+
     @abstractmethod
     def ask_judge(self, judge: Judge, question: Question, prediction: str) -> Verdict:
         """The judge's grade as credit; a credit of None where it gave none."""
@@ -59,13 +64,28 @@ class JudgedBenchmark(QuestionBenchmark):
         }
         ungraded = sum(verdict.credit is None for verdict in self._verdicts.values())
         if ungraded and ungraded == len(answered):
-            raise VlmtoolError(f"{self.name}: the judge graded none of {ungraded} answers: {judge.facts()}.")
+            problems = "; ".join(judge.facts().get("problems", {})) or "its replies could not be read"
+            raise VlmtoolError(
+                f"{self.name}: the judge graded none of {counted(ungraded, 'answer')}: {problems}.\n"
+                "The model's answers are kept in predictions.jsonl in the work dir.\n"
+                "Run the same command again when the judge answers: only it is asked."
+            )
         scores = super().score(predictions)
         counts = {name: count for name, count in scores.counts.items() if name != "answers_unreadable"}
         scores = replace(
             scores, counts=counts | {"answers_ungraded": ungraded}, extra={**scores.extra, "judge": judge.facts()}
         )
         return _marked(scores, ungraded, len(answered)) if ungraded else scores
+
+
+def check_judge(benchmark: Benchmark) -> None:
+    """See that the judge of a benchmark can be reached, if it has one.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if isinstance(benchmark, JudgedBenchmark) and benchmark.extractor == JUDGE and benchmark.options.judge:
+        benchmark.options.judge.check()
 
 
 def _marked(scores: Scores, ungraded: int, answered: int) -> Scores:

@@ -83,6 +83,9 @@ def strict(prediction: str, options: Mapping[str, str]) -> str | None:
     return match.group(1) if match and match.group(1) in options else None
 
 
+YES_NO_RULE = "one of the words yes and no, not both"
+
+
 def yes_no_words(prediction: str, options: Mapping[str, str]) -> str | None:
     """VLMEvalKit's rule for yes/no questions: one of the words "yes" and "no" stands in the answer, not both.
 

@@ -18,6 +18,8 @@ from vlmtool.evaluation.tables.picture_reference import as_name, is_index
 from vlmtool.evaluation.tables.picture_table import Row, check_pictures
 from vlmtool.evaluation.tables.shares import Extracted, hit_of
 from vlmtool.evaluation.tables.table_cards import as_card
+from vlmtool.evaluation.tables.table_kind import table_kind
+from vlmtool.utils.checklist import counted
 
 
 class TableBenchmark(ABC):
@@ -31,12 +33,14 @@ class TableBenchmark(ABC):
     places: ClassVar[tuple[str, ...]] = ()
     scale: ClassVar[float] = 100
     max_new_tokens: ClassVar[int] = 100
-    answer_fields: ClassVar[tuple[str, ...]] = ("prediction",)
+    answer_fields: ClassVar[tuple[str, ...]] = ("prediction", "text")
     rules: ClassVar[Mapping[str, Extractor]] = EXTRACTORS
     """How answers may be read, the usual way first."""
     submitted_letters: ClassVar[str] = ""
     """Options that the submission has a column for, whether the table has them or not."""
-    submits_answers: ClassVar[bool] = True
+    kind: ClassVar[str]
+    """Of `table_kind`: tables of this kind are taken whatever they are called."""
+    rules_in_words: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, data_path: Path, options: Options | None = None) -> None:
         options = options or Options()
@@ -49,6 +53,15 @@ class TableBenchmark(ABC):
         self._by_index = {row.index: row for row in self.rows}
         self._by_name = {row.name: row.index for row in self.rows}
         self._open = lru_cache(maxsize=64)(lambda cell: open_picture(picture_bytes(cell)))  # neighbours share one
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """By columns and answers."""
+        return path.suffix == ".tsv" and path.is_file() and table_kind(path) == cls.kind
+
+    def options_used(self) -> frozenset[str]:
+        """A folder of pictures, where any picture is a file."""
+        return frozenset({"--image-folder"} if any(row.picture_file for row in self.rows) else ())
 
     @abstractmethod
     def read(self, data_path: Path, image_folder: Path | None) -> Sequence[Row]:
@@ -80,7 +93,7 @@ class TableBenchmark(ABC):
         unanswered = [row.name for row in self.rows if not row.answer]
         if not unanswered or len(unanswered) == len(self.rows):
             return []
-        return [f"{len(unanswered)} rows have no answer and are not scored: {name_some(unanswered)}"]
+        return [f"{counted(len(unanswered), 'row')} without an answer, not scored: {name_some(unanswered)}"]
 
     def samples(self) -> list[Sample]:
         """Every row; those that show one picture are a group."""
@@ -108,7 +121,9 @@ class TableBenchmark(ABC):
         return (user(Image(picture), "\n" + self.text(row)),)
 
     def index_of(self, entry: Mapping[str, Any]) -> int | None:
-        """By what the table's column `index` holds, else by the row's number, as our own record has it."""
+        """By what the table's column `index` holds, else by the row's number; LLaVA's answers call it question_id."""
+        if "index" not in entry and "question_id" in entry:
+            entry = {**entry, "index": entry["question_id"]}
         name = as_name(str(entry.get("index", "")))
         if name in self._by_name:
             return self._by_name[name]
@@ -160,16 +175,21 @@ class TableBenchmark(ABC):
         ]
 
     def write_submission(self, predictions: Mapping[int, str], folder: Path) -> Path:
-        """`NAME_result.xlsx`: every row with its raw answer, in the columns that VLMEvalKit reads."""
+        """`NAME_result.xlsx`: every row with its raw answer, in the columns that VLMEvalKit reads.
+
+        `answer` and `split` hold what the table says: nothing in the test splits, and `split` is left out without one.
+        """
         letters = sorted({letter for row in self.rows for letter in row.options}.union(self.submitted_letters))
         header = ["index", "question", *letters, "prediction", "category", "l2-category", "answer"]
+        has_splits = any(row.split for row in self.rows)
+        header += ["split"] * has_splits
         path = folder / f"{self.name}_result.xlsx"
         write_xlsx(path, header, (
             [
                 row.index if is_index(row.name) else row.name, row.question,
                 *(row.options.get(letter, "") for letter in letters),
-                predictions.get(row.index, ""), row.category, row.l2_category,
-                row.answer if self.submits_answers else "",
+                predictions.get(row.index, ""), row.category, row.l2_category, row.answer,
+                *([row.split] * has_splits),
             ]
             for row in self.rows
         ))  # fmt: skip
