@@ -106,7 +106,7 @@ def test_a_checkpoint_records_each_set(run, mixed, files):
 def test_another_weight_is_refused_and_cannot_be_forced(run, dry_run, mixed):  # noqa: F811
     run("run", *mixed(0.5))
     for force in (False, True):
-        with pytest.raises(CheckpointError, match=r"num_samples \['8 × 1.0', '6 × 0.5'.* → \['8 × 1.0', '6 × 1.0'"):
+        with pytest.raises(CheckpointError, match=r"samples \['8 × 1.0', '6 × 0.5'.* → \['8 × 1.0', '6 × 1.0'"):
             run("run", *mixed(1.0), "schedule.max_steps=6", resume=True, force=force)
     assert "'6 × 0.5'" in dry_run(*mixed(1.0), options=("--resume",)).of("error")["resume"]
     assert dry_run(*mixed(0.5), options=("--resume",)).of("ok")["resume"].endswith("fits")

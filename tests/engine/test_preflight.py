@@ -123,7 +123,7 @@ def test_one_is_no_plural(dry_run, standins, tmp_path):
     run = dry_run(f"data.path={str(file)!r}", "schedule.batch_size=1", "data.val_path='no'", *last_alone)
     fine = run.of("ok")
     assert fine["data"] == "1 record, 1 usable sample, 1 image" and fine["steps"] == "1 of 1 sample"
-    assert fine["disk"].startswith("1 checkpoint of ") and run.text.splitlines()[-1].startswith("1 error: ")
+    assert fine["disk"].startswith("1 checkpoint of ") and run.text.splitlines()[-1].startswith("1 check failed: ")
 
 
 def test_a_good_recipe_has_no_errors_and_nothing_is_written(dry_run, tmp_path):
@@ -290,10 +290,10 @@ def test_the_checkpoint_to_resume_is_looked_into(run, dry_run, standins, tmp_pat
     few = f"data.path={str(tmp_path / 'few.json')!r}"
     for overrides, told in (
         ((by_length, "llm.lora=dict(r=4, alpha=8)"), "this recipe trains other weights"),
-        ((by_length, "runtime.seed=7"), "draw other batches than before: seed"),
+        ((by_length, "runtime.seed=7"), "draw other batches than before: runtime.seed"),
         ((by_length, "schedule.batch_size=2"), "processes) 4 → 2"),
-        ((by_length, few), "num_samples 32 → 20"),
-        (("data.sampler='random'",), "by_length True → False"),
+        ((by_length, few), "samples 32 → 20"),
+        (("data.sampler='random'",), "by length True → False"),
     ):
         assert told in dry_run(*overrides, options=("--resume",)).of("error")["resume"]
         with pytest.raises(CheckpointError, match=re.escape(told)):

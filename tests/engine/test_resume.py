@@ -103,7 +103,7 @@ def test_more_or_fewer_samples_cannot_be_forced(run, standins, tmp_path):
     run("run")
     (tmp_path / "few.json").write_text(json.dumps(json.loads(standins.data.read_text())[:20]))
     few = f"data.path={str(tmp_path / 'few.json')!r}"
-    with pytest.raises(CheckpointError, match="num_samples 32 → 20"):
+    with pytest.raises(CheckpointError, match="samples 32 → 20"):
         run("run", few, "schedule.max_steps=6", resume=True, force=True)
 
 

@@ -159,7 +159,7 @@ def test_links_in_the_folder_are_followed(tmp_path, transform):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").symlink_to(transform.image_folder / "000_0.jpg")
     inside = ImageTransform(transform.views, tmp_path / "images")
-    assert inside(parse_record(record("a.jpg"), "", "1").images).shape == (1, 3, 32, 32)
+    assert inside(parse_record(record("a.jpg"), "", "1").images).values.shape == (1, 3, 32, 32)
 
 
 def record(image: str) -> dict:
