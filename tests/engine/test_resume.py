@@ -134,10 +134,13 @@ def test_a_checkpoint_of_something_else_names_the_way_to_start_from_weights(run,
         run("run", resume_from=tmp_path / "foreign.pth")
 
 
-def test_an_infinite_number_of_a_schedule_comes_back(run):
+def test_an_infinite_number_in_a_state_is_no_damage(run):
+    """A schedule of mmengine's own may keep one."""
     folder = run("run", "schedule.save_every=2", "schedule.max_steps=2")
     progress = folder / "iter_2.state" / "progress.json"
     values = json.loads(progress.read_text())
     values["schedules"][0]["best"] = float("inf")
     progress.write_text(json.dumps(values))
     run("run", "schedule.max_steps=3", resume=True)
+    rows = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]  # it went on, and repeated nothing

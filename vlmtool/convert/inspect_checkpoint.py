@@ -16,6 +16,11 @@ _NUMBERED = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
 
 
 def checkpoint_report(path: Path, root: Path, verify: bool) -> Report:
+    """Of a .pth; problems name files as seen from `root`.
+
+    Raises:
+        CheckpointError: it is damaged, or no checkpoint of vlmtool's.
+    """
     from vlmtool.models.checkpoint import read_checkpoint  # imports torch, which folders are told without
 
     checkpoint = read_checkpoint(path, "PATH")
@@ -55,6 +60,11 @@ def checkpoint_report(path: Path, root: Path, verify: bool) -> Report:
 
 
 def run_folder_report(path: Path, verify: bool) -> Report:
+    """Of the newest checkpoint of a run.
+
+    Raises:
+        UsageError: the folder is no run of vlmtool's.
+    """
     from vlmtool.models.checkpoint import LAST_CHECKPOINT, last_checkpoint
 
     saved = sorted((f for f in path.glob("*.pth") if _NUMBERED.fullmatch(f.name)), key=lambda f: f.stat().st_mtime)

@@ -12,6 +12,7 @@ from vlmtool.models.parts import BESIDE
 
 
 def model_folder_report(path: Path, manifest: Manifest, verify: bool) -> Report:
+    """Of a whole model: its parts, whether they still agree, and the stages before."""
     files = check_files(path, manifest.files, verify)
     stage = stage_of(manifest.recipe)
     parts = [

@@ -24,6 +24,7 @@ from vlmtool.utils.files import read_json_object
 
 
 def merged_part_report(path: Path, manifest: PartManifest, verify: bool) -> Report:
+    """Of a single part that vlmtool wrote."""
     files = check_files(path, manifest.files, verify)
     held = check_held(path, "", files, manifest.files, verify)
     base_check = check_part(manifest.base, manifest.identity, [path], verify)
@@ -43,6 +44,7 @@ def merged_part_report(path: Path, manifest: PartManifest, verify: bool) -> Repo
 
 
 def adapter_report(path: Path, verify: bool) -> Report:
+    """Of a peft adapter, by itself or inside a model folder of vlmtool's."""
     settings = read_json_object(path / "adapter_config.json")
     modules = settings.get("target_modules") or []
     how = str(settings.get("peft_type"))
@@ -79,6 +81,11 @@ def adapter_report(path: Path, verify: bool) -> Report:
 
 
 def plain_part_report(path: Path, verify: bool) -> Report:
+    """Of a Hugging Face part or a projector, which vlmtool did not write a manifest for.
+
+    Raises:
+        UsageError: its config.json is of neither.
+    """
     config = read_json_object(path / "config.json")
     weights = part_here(path, verify).weights
     problems = damage(path, verify)
