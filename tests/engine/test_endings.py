@@ -8,9 +8,11 @@ import pytest
 
 from tests.engine.command import command, environment, hook, start, wait_for_step
 from tests.engine.conftest import log_rows
+from vlmtool.engine.batches import workers_of
 from vlmtool.engine.hooks.progress import LOG_FILE
 from vlmtool.engine.run_folder import RECIPE_FILE
 from vlmtool.models.checkpoint import last_checkpoint
+from vlmtool.utils.errors import VlmtoolError
 
 SLOW = ["data.num_workers=2", "schedule.max_steps=400"]
 
@@ -31,6 +33,29 @@ def test_a_killed_worker_is_told_with_what_to_do(small, tmp_path):
     while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
         assert time.monotonic() < deadline, "a worker is left behind"
         time.sleep(0.1)
+
+
+class KilledWorker:
+    """A loader's iterator as torch's is once a worker was killed: each process that ends tells of it again."""
+
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise self.error
+
+    def _shutdown_workers(self):
+        raise self.error
+
+
+def test_a_killed_worker_is_told_though_torch_tells_again():
+    with (
+        pytest.raises(VlmtoolError, match="A process that reads the data ended"),
+        workers_of(KilledWorker()) as batches,
+    ):
+        next(batches)
 
 
 def test_a_run_that_fails_while_workers_live_ends(small, tmp_path):

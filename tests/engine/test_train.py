@@ -176,8 +176,9 @@ def test_bf16_and_activation_checkpointing_train(run):
     [
         ("runtime.dtype='float16'", UsageError, "needs a GPU"),
         ("llm.path='no/such/folder/here'", UsageError, "there is no folder"),
-        ("data.path='missing.json'", UsageError, "no data file"),
-        ("data.image_folder='/nowhere'", DataError, "images are missing"),
+        ("data.path='missing.json'", UsageError, "there is no file 'missing.json'"),
+        ("data.image_folder='/nowhere'", UsageError, "there is no folder '/nowhere'"),
+        ("data.image_folder='/'", DataError, "images are missing"),
         ("llm.lora=dict(r=8, alpha=16, target_modules=('q_porj',))", RecipeError, "Did you mean 'q_proj'"),
         ("projector.type='vlmtool.models.projectors.mlp.MPLProjector'", RecipeError, "MPLProjector"),
         ("projector.dept=3", RecipeError, "Did you mean 'depth'"),

@@ -20,12 +20,14 @@ from vlmtool.data.templates.library import ChatTemplate, find_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.models.build import build_beside, build_llm, load_encoder_weights
 from vlmtool.models.encoders.fused import ImageEncoder
-from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.encoders.vision import encoder_class
 from vlmtool.models.fingerprint import part_hash
 from vlmtool.models.folder import load_projector
+from vlmtool.models.manifest import FILE_NAME
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
+from vlmtool.utils.remote_code import check_trusted
 from vlmtool.utils.terminal import clean, err
 
 DTYPES: dict[str, torch.dtype | str] = {
@@ -85,7 +87,7 @@ def build_generator(
     if plan.llm.adapter is not None:
         llm = add_adapter(llm, plan.llm.adapter)
     llm.requires_grad_(False).eval()
-    encoder = load_encoder(plan, dtype, device)
+    encoder = load_encoder(plan, dtype, device, trust_remote_code)
     if encoder is None or plan.projector is None or plan.image_processor is None:
         text_model = TextModel(llm, image_token_id(tokenizer))
         return Generator(text_model, Renderer(tokenizer, template, refuse_image), None, identity)
@@ -96,7 +98,9 @@ def build_generator(
     return Generator(model, Renderer(tokenizer, template, transform.num_tokens), transform, identity)
 
 
-def load_encoder(plan: ModelPlan, dtype: torch.dtype | str, device: torch.device) -> ImageEncoder | None:
+def load_encoder(
+    plan: ModelPlan, dtype: torch.dtype | str, device: torch.device, trust_remote_code: bool = False
+) -> ImageEncoder | None:
     """The image encoder, if there is one; its adapter is put on before the blocks above the selected layer are dropped.
 
     So an adapter that covers all blocks fits as well as one that covers those below the selected layer.
@@ -104,10 +108,14 @@ def load_encoder(plan: ModelPlan, dtype: torch.dtype | str, device: torch.device
     part = plan.vision_encoder
     if part is None:
         return None
-    weights: nn.Module = load_encoder_weights(part.weights, dtype)
+    reading = plan.reading
+    for key, read in (("", reading), ("beside.", reading.beside)):
+        if read is not None and read.type is not None:
+            check_trusted(read.type, f"{plan.tokenizer / FILE_NAME}: vision_encoder.{key}type", trust_remote_code)
+    weights: nn.Module = load_encoder_weights(part.weights, dtype, reading.type)
     if part.adapter is not None:
         weights = add_adapter(weights, part.adapter)
-    encoder = VisionEncoder(weights, plan.reading).to(device)
+    encoder = encoder_class(reading.type)(weights, reading).to(device)
     if plan.beside is None or plan.image_processor is None:
         return encoder
     colours = colours_of(plan.image_processor, plan.beside.image_processor)

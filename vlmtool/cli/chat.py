@@ -61,7 +61,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the LLM's checkpoint brings along.")
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings along or names.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Go on where an adapter was trained on another base, if its shapes fit.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlmtool.cli.options import TrustRemoteCode
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.terminal import clean
 
@@ -28,6 +29,7 @@ def pth_to_hf(
     ] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(hidden=True, help="XTuner's name of --set.")] = None,
     force: Annotated[bool, _FORCE] = False,
+    trust_remote_code: TrustRemoteCode = False,
     safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
 ) -> None:
     """Turn a training's .pth into a model folder that vlmtool, transformers and peft load."""
@@ -59,6 +61,7 @@ def merge(
     device: Annotated[str, typer.Option(help="Where to merge: cpu, cuda or auto.")] = "auto",
     max_shard_size: Annotated[str, _SHARD] = "5GB",
     force: Annotated[bool, _FORCE] = False,
+    trust_remote_code: TrustRemoteCode = False,
     safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
 ) -> None:
     """Merge an adapter into its base, or every adapter of a model folder into its part."""
@@ -78,11 +81,11 @@ def merge(
 
     save_path = Path(paths[-1])
     if len(paths) == 2:
-        merge_folder(Path(paths[0]), save_path, device, max_shard_size, force)
+        merge_folder(Path(paths[0]), save_path, device, max_shard_size, force, trust_remote_code)
         steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
     else:
         base, adapter = paths[:2]
-        merge_part(base, adapter, save_path, is_clip, device, max_shard_size, force)
+        merge_part(base, adapter, save_path, is_clip, device, max_shard_size, force, trust_remote_code)
         steps = [_use_part(save_path, Path(adapter).resolve().parent)]
     _report(save_path)
     _print_next(steps)

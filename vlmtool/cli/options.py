@@ -29,7 +29,9 @@ Launcher = Annotated[str, typer.Option(help="none, or pytorch under torchrun.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Go on where an adapter was trained on another base, if its shapes fit.")
 ]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings along.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that the model brings along or names.")
+]
 BatchSize = Annotated[str, typer.Option(help="Questions asked at once; auto grows to the memory.")]
 
 Score = Annotated[

@@ -40,7 +40,9 @@ def train(
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
 
+    from vlmtool.engine.first_look import check_paths
     from vlmtool.engine.launch import launch_settings, run_processes
+    from vlmtool.recipe.catalog import default_work_dir
     from vlmtool.recipe.load import load_recipe
 
     launch = launch_settings(os.environ)
@@ -51,8 +53,9 @@ def train(
         if not check(config, overrides, work_dir, deep, num_processes, resume, resume_from, force):
             raise typer.Exit(1)
         return
+    if "LOCAL_RANK" not in os.environ:  # told at once, and once: before torch is imported or the processes start
+        check_paths(load_recipe(config, overrides), work_dir or default_work_dir(config))
     if launch is not None:
-        load_recipe(config, overrides)  # a typo is told once, before the processes start
         run_processes(launch, sys.argv[1:])
         return
 

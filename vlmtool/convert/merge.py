@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from vlmtool.chat.load import pick_device
 from vlmtool.convert.merge_check import adapters_inside, check_origin
@@ -15,15 +16,25 @@ from vlmtool.convert.merge_weights import merged_model
 from vlmtool.convert.parts import copy_files, save_encoder, save_llm
 from vlmtool.convert.target import PROCESSOR_FILES, TOKENIZER_FILES, check_target, new_folder
 from vlmtool.models.build import load_encoder_weights
-from vlmtool.models.encoders.vision import VISION_CLASSES
+from vlmtool.models.encoders.checkpoint import VISION_CLASSES
 from vlmtool.models.fingerprint import identity_of, part_hash
 from vlmtool.models.lineage import Guard
 from vlmtool.models.llm import load_llm
-from vlmtool.models.manifest import MergedAdapter, Part, PartManifest, read_manifest, remember_folder, write_manifest
+from vlmtool.models.manifest import (
+    FILE_NAME,
+    EncoderPart,
+    MergedAdapter,
+    Part,
+    PartManifest,
+    read_manifest,
+    remember_folder,
+    write_manifest,
+)
 from vlmtool.models.parts import PREFIX_TUNING
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import read_json_object
 from vlmtool.utils.hub import local_folder, recorded_folder
+from vlmtool.utils.remote_code import check_trusted
 
 # Part → its sub-folder in a model folder.
 _FOLDERS = {"llm": "llm", "vision_encoder": "visual_encoder"}
@@ -37,6 +48,7 @@ def merge_part(
     device: str = "auto",
     max_shard_size: str = "5GB",
     force: bool = False,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write a part with an adapter inside: plain Hugging Face weights, and a manifest that names the adapter.
 
@@ -45,6 +57,7 @@ def merge_part(
         is_clip: the base is an image encoder; found out from the base too.
         device: where the arithmetic is done: cpu, cuda or auto.
         force: warn where the adapter was trained on another base; the manifest records it.
+        trust_remote_code: run code that the base brings along.
 
     Returns:
         `save_path`.
@@ -64,15 +77,25 @@ def merge_part(
     before = check_origin(base, base_folder, adapter_folder, part, guard)
     forced = _once([*before, *guard.overridden])
     with new_folder(save_path) as folder:
-        _write_merged(part, base, base_folder, adapter_folder, folder, place, max_shard_size, forced)
+        model = _base_model(part, base_folder, None, place, trust_remote_code)
+        _write_merged(part, base, base_folder, model, adapter_folder, folder, max_shard_size, forced)
     remember_folder(save_path)
     return save_path
 
 
 def merge_folder(
-    folder: Path, save_path: Path, device: str = "auto", max_shard_size: str = "5GB", force: bool = False
+    folder: Path,
+    save_path: Path,
+    device: str = "auto",
+    max_shard_size: str = "5GB",
+    force: bool = False,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write a model folder again with every adapter inside its part; a part without one is as it was.
+
+    Args:
+        device, max_shard_size, force: as above.
+        trust_remote_code: run code that a base brings along, or that the folder names.
 
     Returns:
         `save_path`.
@@ -110,7 +133,9 @@ def merge_folder(
         if (beside := manifest.vision_encoder.beside) is not None:
             shutil.copytree(folder / beside.image_processor, target / beside.image_processor)
         written = {
-            name: _merge_entry(name, part, folder, target, bases.get(name), place, max_shard_size, forced)
+            name: _merge_entry(
+                name, part, folder, target, bases.get(name), place, max_shard_size, forced, trust_remote_code
+            )
             for name, part in parts.items()
         }
         write_manifest(target, manifest.model_copy(update={**written, "forced": forced}))
@@ -132,11 +157,16 @@ def _merge_entry(
     device: torch.device,
     max_shard_size: str,
     forced: tuple[str, ...],
+    trust_remote_code: bool,
 ) -> Part:
     """Write one part of a model folder into `target`; its entry for the manifest."""
     if part.adapter is not None and base is not None:
         sub_folder, adapter = _FOLDERS[name], folder / part.adapter
-        written = _write_merged(name, part.base, base, adapter, target / sub_folder, device, max_shard_size, forced)
+        reader = part.type if isinstance(part, EncoderPart) else None
+        if reader is not None:
+            check_trusted(reader, f"{folder / FILE_NAME}: {name}.type", trust_remote_code)
+        model = _base_model(name, base, reader, device, trust_remote_code)
+        written = _write_merged(name, part.base, base, model, adapter, target / sub_folder, max_shard_size, forced)
         kept = {"sha256": written.sha256, "config_sha256": written.config_sha256, "merged": written.merged}
         return part.model_copy(update={"adapter": None, "weights": sub_folder, **kept})
     if part.weights is not None:
@@ -144,23 +174,32 @@ def _merge_entry(
     return part
 
 
+def _base_model(
+    part: str, folder: Path, reader: str | None, device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel:
+    """The part without its adapter.
+
+    Args:
+        reader: of an image encoder, `Reading.type`.
+    """
+    if part == "vision_encoder":
+        return load_encoder_weights(folder, "auto", reader).to(device)
+    return load_llm(folder, "auto", device=device, trust_remote_code=trust_remote_code)
+
+
 def _write_merged(
     part: str,
     base: str,
     base_folder: Path,
+    model: PreTrainedModel,
     adapter: Path,
     target: Path,
-    device: torch.device,
     max_shard_size: str,
     forced: tuple[str, ...],
 ) -> PartManifest:
     """Merge and write one part with its manifest."""
-    if part == "vision_encoder":
-        model = load_encoder_weights(base_folder, "auto").to(device)
-        save_encoder(merged_model(model, adapter), base_folder, target, max_shard_size)
-    else:
-        model = load_llm(base_folder, "auto", device=device)
-        save_llm(merged_model(model, adapter), base_folder, target, max_shard_size)
+    save = save_encoder if part == "vision_encoder" else save_llm
+    save(merged_model(model, adapter), base_folder, target, max_shard_size)
     inside = (*adapters_inside(base_folder), MergedAdapter(sha256=part_hash(adapter), source=str(adapter)))
     origin = identity_of(base_folder)
     manifest = PartManifest(

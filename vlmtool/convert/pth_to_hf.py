@@ -15,7 +15,7 @@ from vlmtool.data.image_processor import load_image_processor
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.build import load_encoder_weights
 from vlmtool.models.encoders.reading import Reading
-from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
+from vlmtool.models.encoders.vision import encoder_class
 from vlmtool.models.folder import save_projector
 from vlmtool.models.lineage import Guard, parent_entry, text_hash
 from vlmtool.models.llm import check_llm_folder, read_llm_config
@@ -136,12 +136,12 @@ def _write_encoder(source: Source, folder: Path, writing: _Writing) -> EncoderPa
     state = cast(source.state("vision_encoder.model"), dtype, where)
     if section.adapter is not None:
         settings = {**source.meta["adapters"]["vision_encoder"], "base_model_name_or_path": base.name}
-        settings["auto_mapping"] = _auto_mapping(base.folder)
+        settings["auto_mapping"] = _auto_mapping(base.folder, section.type)
         save_adapter(folder / "visual_encoder_adapter", settings, state)
     elif section.is_fully_trained:
         # The blocks above the selected layer had no part in the training: they are the base's.
         check_names(state, _trained_names(source), f"{where}: vision_encoder")
-        encoder = load_encoder_weights(base.folder, dtype)
+        encoder = load_encoder_weights(base.folder, dtype, section.type)
         load_weights(encoder, state, where)
         save_encoder(encoder, base.folder, folder / "visual_encoder", writing.max_shard_size)
     said = Reading.of(section).said()
@@ -161,15 +161,14 @@ def _write_beside(base: Base | None, folder: Path, reading: dict[str, Any]) -> B
 def _trained_names(source: Source) -> list[str]:
     """Names of all weights of the encoder up to the selected layer; nothing is loaded."""
     base, section = source.vision_encoder.folder, source.recipe.vision_encoder
-    with torch.device("meta"):
-        model = vision_class(base)(vision_config(base))
-    kept = VisionEncoder(model, Reading.of(section)).model
+    cls = encoder_class(section.type)
+    kept = cls(cls.empty_model(base), Reading.of(section)).model
     return [name for name, _ in kept.named_parameters()]
 
 
-def _auto_mapping(base: Path) -> dict[str, str]:
+def _auto_mapping(base: Path, reader: str | None) -> dict[str, str]:
     """What peft notes of a model that has no task, so that `AutoPeftModel` finds its class."""
-    cls = vision_class(base)
+    cls = encoder_class(reader).model_class(base)
     return {"base_model_class": cls.__name__, "parent_library": cls.__module__}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmtool.models.build import build_projector, import_class
+from vlmtool.models.build import build_projector
 from vlmtool.models.checkpoint import Checkpoint, read_checkpoint
 from vlmtool.models.fingerprint import Identity, identity_of, weight_files
 from vlmtool.models.lineage import Guard
@@ -20,7 +20,8 @@ from vlmtool.recipe.load import parse_recipe
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.errors import CheckpointError, RecipeError
 from vlmtool.utils.hub import SHIPPED, is_hub_id, local_folder
-from vlmtool.utils.remote_code import ALLOW, is_own
+from vlmtool.utils.imports import import_class
+from vlmtool.utils.remote_code import ALLOW, check_trusted
 
 _META = ("recipe", "parts", "adapters", "projector", "template", "data", "parents", "versions", "step")
 _MAY_DIFFER = ("path", "lr")  # keys of a part: where it lies now is checked by hash, and lr is gone with the training
@@ -86,9 +87,9 @@ def read_source(recipe: Recipe | None, path: Path, guard: Guard) -> Source:
     second = trained.paths.get(BESIDE) and said.paths.get(BESIDE, trained.paths[BESIDE])
     beside = _base(checkpoint, BESIDE, second, guard) if second is not None else None
     trusts = recipe is not None and recipe.runtime.trust_remote_code
-    named = recipe.projector.type if recipe is not None else None
     _check_state(checkpoint, trained)
-    _check_projector(checkpoint, may_import=trusts or checkpoint.meta["projector"]["type"] == named)
+    _check_code(checkpoint, trained, recipe, trusts)
+    _check_projector(checkpoint)
     return Source(checkpoint, trained, llm, vision_encoder, beside, trusts)
 
 
@@ -171,18 +172,25 @@ def _check_state(checkpoint: Checkpoint, recipe: Recipe) -> None:
             raise CheckpointError(f"{path}: holds weights of the {part}, which was frozen.\nThe file is damaged.")
 
 
-def _check_projector(checkpoint: Checkpoint, may_import: bool) -> None:
-    """The projector's weights are those of its config.
+def _check_code(checkpoint: Checkpoint, trained: Recipe, recipe: Recipe | None, trusts: bool) -> None:
+    """Classes that are not vlmtool's are imported only where the user's own recipe names them, or allows all."""
+    remedy = f"Name the recipe of the training, which says so itself, or allow it: {ALLOW}"
+    said = {"projector.type": checkpoint.meta["projector"]["type"], **_readers(trained)}
+    named = {"projector.type": recipe.projector.type, **_readers(recipe)} if recipe is not None else {}
+    for key, dotted in said.items():
+        check_trusted(dotted, f"{checkpoint.path}: {key}", trusts or named.get(key) == dotted, remedy)
 
-    Args:
-        may_import: also a class that is not vlmtool's, because the user's own recipe names it.
-    """
+
+def _readers(recipe: Recipe) -> dict[str, str]:
+    """Classes that read the image encoders of a recipe, by key, where they are not vlmtool's."""
+    encoder = recipe.vision_encoder
+    sections = {"vision_encoder": encoder, BESIDE: encoder.beside}
+    return {f"{name}.type": part.type for name, part in sections.items() if part is not None and part.type is not None}
+
+
+def _check_projector(checkpoint: Checkpoint) -> None:
+    """The projector's weights are those of its config."""
     config, path = checkpoint.meta["projector"], checkpoint.path
-    if not (may_import or is_own(config["type"])):
-        raise CheckpointError(
-            f"{path}: its projector '{config['type']}' is code of somebody else's, which was not run.\n"
-            f"Name the recipe of the training, which says so itself, or allow it: {ALLOW}."
-        )
     cls = import_class(config["type"], f"{path}: projector.type")
     if not (isinstance(cls, type) and issubclass(cls, Projector)):
         raise CheckpointError(f"{path}: '{config['type']}' is not a projector.\nThe file is damaged or unsafe.")

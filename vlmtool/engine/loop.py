@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vlmtool.data.collate import Batch
 from vlmtool.data.dataset import BadSample
+from vlmtool.engine.batches import draw, workers_of
 from vlmtool.engine.signals import Stopped, StopSignals, agreed
 from vlmtool.utils.distributed import gather_lists, sum_over_ranks, world_size
 from vlmtool.utils.errors import VlmtoolError
@@ -216,36 +217,3 @@ class StepLoop(BaseLoop):
         if isinstance(model, DistributedDataParallel) and number < self.accumulation - 1:
             return model.no_sync()
         return nullcontext()
-
-
-@contextmanager
-def workers_of(loader: Any) -> Iterator[Iterator[Batch]]:
-    """The loader's batches; its workers end with the block, whatever ends it.
-
-    Raises:
-        VlmtoolError: a worker was killed.
-    """
-    batches = iter(loader)
-    try:
-        yield batches
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise VlmtoolError(
-            f"A process that reads the data ended: {str(error).partition('. ')[0]}.\n"
-            "Was the memory full (`dmesg`)? Lower data.num_workers, then go on with the same command and --resume."
-        ) from error
-    finally:
-        # An error's traceback may keep the iterator alive to the end of the process, which then waits for workers that
-        # leave SIGTERM to the run. torch has no public name for this.
-        if (shut_down := getattr(batches, "_shutdown_workers", None)) is not None:
-            shut_down()
-
-
-def draw(batches: Iterator[Batch]) -> Batch:
-    """The next batch; an error of a loader's worker as it was raised there, without the traceback torch puts around."""
-    try:
-        return next(batches)
-    except VlmtoolError as error:
-        kind = type(error)
-        raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]) from error

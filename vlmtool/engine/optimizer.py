@@ -7,9 +7,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-from vlmtool.models.build import import_class
 from vlmtool.models.parts import PARTS
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.imports import import_class
 
 
 class PartwiseOptimizer:

@@ -24,19 +24,27 @@ def following_launcher(look_every: float = 1.0) -> Iterator[None]:
         yield
         return
     end = threading.Event()
-    threading.Thread(target=_follow, args=(int(launcher), end, look_every), daemon=True, name="launcher").start()
+    follower = threading.Thread(target=_follow, args=(int(launcher), end, look_every), daemon=True, name="launcher")
+    follower.start()
     try:
         yield
     finally:
         end.set()
+        follower.join()
 
 
 def _follow(launcher: int, end: threading.Event, look_every: float) -> None:
-    while not end.wait(look_every):
-        if os.getppid() != launcher:  # the system gives an orphan another parent
-            os.environ.pop(ERROR_FILE, None)  # nobody reads it any more: errors go to stderr
-            if os.environ.get("LOCAL_RANK") == "0":
-                with suppress(OSError):  # stderr may be gone as well
-                    err().print(f"The launcher (process {launcher}) is gone: its processes stop, as on SIGTERM.")
+    ended = False
+    while not ended:
+        # One look after the end: another rank may have seen it first, and stopped this one with it.
+        ended = end.wait(look_every)
+        if os.getppid() == launcher:
+            continue
+        # The system gave this orphan another parent.
+        os.environ.pop(ERROR_FILE, None)  # nobody reads it any more: errors go to stderr
+        if os.environ.get("LOCAL_RANK") == "0":
+            with suppress(OSError):  # stderr may be gone as well
+                err().print(f"The launcher (process {launcher}) is gone: its processes stop, as on SIGTERM.")
+        if not ended:
             os.kill(os.getpid(), signal.SIGTERM)
-            return
+        return

@@ -11,9 +11,9 @@ from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import image_token_id
 from vlmtool.models.build import build_projector
-from vlmtool.models.encoders.fused import ImageEncoder, put_beside
+from vlmtool.models.encoders.fused import ImageEncoder, beside_reading, put_beside
 from vlmtool.models.encoders.reading import Reading
-from vlmtool.models.encoders.vision import VisionEncoder, vision_class, vision_config
+from vlmtool.models.encoders.vision import encoder_class
 from vlmtool.models.llm import load_failure, read_llm_config
 from vlmtool.models.lora import add_encoder_lora, add_llm_lora
 from vlmtool.models.parts import BESIDE
@@ -80,22 +80,23 @@ def planned_encoder(recipe: Recipe, folder: Path, beside: Path | None = None) ->
         CheckpointError: its config cannot be used. UsageError: no encoder that vlmtool knows, or no such layer.
     """
     section = recipe.vision_encoder
-    encoder = VisionEncoder(_planned_weights(folder), Reading.of(section))
+    reading = Reading.of(section)
+    encoder = encoder_class(reading.type)(_planned_weights(folder, reading), reading)
     encoder.requires_grad_(section.is_fully_trained)
     if section.lora is not None:
         with torch.device("meta"):
             add_encoder_lora(encoder, section.lora)
     if beside is None:
         return encoder
-    return put_beside(encoder, _planned_weights(beside), colours_of(folder, beside)).requires_grad_(False)
+    second = _planned_weights(beside, beside_reading(encoder))
+    return put_beside(encoder, second, colours_of(folder, beside)).requires_grad_(False)
 
 
-def _planned_weights(folder: Path) -> PreTrainedModel:
+def _planned_weights(folder: Path, reading: Reading) -> PreTrainedModel:
     """A whole image encoder."""
+    cls = encoder_class(reading.type)
     try:
-        cls, config = vision_class(folder), vision_config(folder)
-        with torch.device("meta"):
-            return cls(config)
+        return cls.empty_model(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: its config cannot be read: {str(error).splitlines()[0]}") from error
 

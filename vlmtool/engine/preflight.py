@@ -20,7 +20,6 @@ from vlmtool.engine.preflight_start import check_start
 from vlmtool.engine.resources import checkpoint_bytes, count, disk_row, memory_need, memory_row, num_checkpoints
 from vlmtool.engine.run_folder import lies_in
 from vlmtool.engine.trainable import check_trainable, num_parameters
-from vlmtool.models.build import import_class
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.models.damage import check_weight_files
 from vlmtool.models.parts import BESIDE
@@ -29,6 +28,7 @@ from vlmtool.utils.checklist import Row, counted
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import check_writable
 from vlmtool.utils.hub import local_folder
+from vlmtool.utils.imports import import_class
 
 
 def preflight(

@@ -12,6 +12,7 @@ from vlmtool.data.render import Renderer
 from vlmtool.data.template_check import check_template
 from vlmtool.data.templates.library import SET_TEMPLATE, ChatTemplate, find_training_template
 from vlmtool.engine.feed import showing
+from vlmtool.engine.first_look import missing_files
 from vlmtool.engine.hooks.trouble import MAX_BAD_SHARE
 from vlmtool.engine.planned import PlannedParts
 from vlmtool.engine.preflight_report import PreflightReport
@@ -44,7 +45,7 @@ def check_records(report: PreflightReport, recipe: Recipe, parts: PlannedParts, 
     """Every record of the training and the held-out files; without a way to tokens, records and images only."""
     section = recipe.data
     given = [given for given in _all_sets(recipe) if Path(given.path).is_file()]
-    report.rows += _missing(recipe)
+    report.rows += missing_files(recipe)
     sources = [_source(recipe, one, parts) for one in given]
     data = report.attempt(
         "data", check_data, sources, deep, places=1,
@@ -96,23 +97,6 @@ def _source(recipe: Recipe, given: DataSet, parts: PlannedParts) -> Source:
     renderer = Renderer(parts.tokenizer, parts.template, parts.transform.num_tokens)
     found = PreflightReport().attempt("", _readable, recipe, given, renderer, parts.transform)
     return found or _bare(given)  # of a template that is wrong `check_templates` tells
-
-
-def _missing(recipe: Recipe) -> Iterator[Row]:
-    """Files and folders that are not there."""
-    data = recipe.data
-    for key, path in (("data.path", data.path), ("data.val_path", data.val_path)):
-        if path is not None and not Path(path).is_file():
-            yield Row("error", key, f"there is no file '{path}'", f"Point to it: --set {key}=FILE")
-    if not Path(data.image_folder).is_dir():
-        told = f"there is no folder '{data.image_folder}'"
-        yield Row("error", "data.image_folder", told, "Point to it: --set data.image_folder=FOLDER")
-    for given in data.sets:
-        if not Path(given.path).is_file():
-            yield Row("error", "data.sets", f"there is no file '{given.path}'", "Mend the set's `path`.")
-        if given.image_folder is not None and not Path(given.image_folder).is_dir():
-            told = f"there is no folder '{given.image_folder}' for {given.path}"
-            yield Row("error", "data.sets", told, "Mend the set's `image_folder`.")
 
 
 def _record_rows(data: CheckReport) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from vlmtool.data.dataset import ScanReport
 from vlmtool.engine.build import Prepared, build_runner
 from vlmtool.engine.feed import LearnedSet
+from vlmtool.engine.first_look import check_paths
 from vlmtool.engine.loop import SKIPPED_FILE
 from vlmtool.engine.orphan import following_launcher
 from vlmtool.engine.preflight import start_warnings
@@ -22,7 +23,7 @@ from vlmtool.recipe.load import load_recipe, recipe_text
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.errors import UsageError
-from vlmtool.utils.files import check_writable, write_text
+from vlmtool.utils.files import write_text
 from vlmtool.utils.terminal import clean, err
 
 
@@ -47,7 +48,7 @@ def train(
     recipe = load_recipe(config, overrides)
     name = Path(config).stem
     folder = work_dir or default_work_dir(config)
-    check_writable(folder, "--work-dir")
+    check_paths(recipe, folder)
     for line in start_warnings(recipe, folder):
         if is_main():
             err().print(clean(line))

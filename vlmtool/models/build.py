@@ -1,6 +1,5 @@
 """From parts to the composed model. Each function builds one part and says what of it is trained."""
 
-import importlib
 import inspect
 import re
 from pathlib import Path
@@ -11,14 +10,15 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlmtool.models.encoders.fused import Colour, FusedEncoder, put_beside
+from vlmtool.models.encoders.fused import Colour, FusedEncoder, beside_reading, put_beside
 from vlmtool.models.encoders.reading import Reading
-from vlmtool.models.encoders.vision import VisionEncoder, load_vision_model
+from vlmtool.models.encoders.vision import VisionEncoder, encoder_class
 from vlmtool.models.llm import load_failure, load_llm
 from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
 from vlmtool.models.prefix import PrefixSettings, add_prefix
 from vlmtool.models.projectors.base import Projector
 from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean, shortened
+from vlmtool.utils.imports import import_class
 
 SHIPPED_PROJECTORS = (
     "vlmtool.models.projectors.mlp.MLPProjector",
@@ -61,7 +61,9 @@ def build_vision_encoder(
     device: torch.device | str = "cpu",
 ) -> VisionEncoder:
     """An image encoder up to the selected layer; frozen but for its adapter, unless `train_all`."""
-    encoder = VisionEncoder(load_encoder_weights(path, dtype), reading).to(device)
+    reading = reading or Reading()
+    weights = load_encoder_weights(path, dtype, reading.type)
+    encoder = encoder_class(reading.type)(weights, reading).to(device)
     encoder.requires_grad_(False)
     if lora is not None:
         add_encoder_lora(encoder, lora)
@@ -82,17 +84,22 @@ def build_beside(
     Args:
         colours: of the two image processors.
     """
-    return put_beside(first, load_encoder_weights(path, dtype), colours).to(device).requires_grad_(False)
+    second = load_encoder_weights(path, dtype, beside_reading(first).type)
+    return put_beside(first, second, colours).to(device).requires_grad_(False)
 
 
-def load_encoder_weights(path: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+def load_encoder_weights(path: Path, dtype: torch.dtype | str, reader: str | None = None) -> PreTrainedModel:
     """The vision model at `path`, whole.
+
+    Args:
+        reader: `Reading.type`.
 
     Raises:
         CheckpointError: the folder is damaged.
     """
+    cls = encoder_class(reader)
     try:
-        return load_vision_model(path, dtype)
+        return cls.load_model(path, dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(load_failure(path, error)) from error
 
@@ -150,29 +157,6 @@ def _no_projector(name: str) -> str:
         f"projector.type = '{shortened(name)}': not a class or its dotted path.{nearest}\n"
         f"Shipped: {', '.join(SHIPPED_PROJECTORS)}."
     )
-
-
-def import_class(dotted: str, where: str) -> type:
-    """The class at a dotted path.
-
-    Args:
-        where: the recipe key, for the error.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    module, _, name = dotted.rpartition(".")
-    if not module:
-        raise RecipeError(
-            f"{where} = '{shortened(dotted)}': not a dotted path.\n"
-            "Give a class, or its module and name with dots between: package.module.Class"
-        )
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(
-            f"{where} = '{dotted}': {error}.\nGive a class or its dotted path; its module must be on the Python path."
-        ) from error
 
 
 def _trained_in_float32(part: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlmtool.models.build import build_projector, import_class
+from vlmtool.models.build import build_projector
 from vlmtool.models.checkpoint import safe_load
 from vlmtool.models.lineage import read_projector_config
 from vlmtool.models.projectors.base import Projector
@@ -17,7 +17,8 @@ from vlmtool.models.weights import load_weights
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError, RecipeError
 from vlmtool.utils.files import atomic_path, write_json
-from vlmtool.utils.remote_code import ALLOW, is_own
+from vlmtool.utils.imports import import_class
+from vlmtool.utils.remote_code import check_trusted
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -75,11 +76,7 @@ def _read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
 
 def _checked_type(file: Path, type_name: Any, trust_remote_code: bool) -> str:
     """A folder may come from anywhere: only a projector class is called with what its config says."""
-    if not (trust_remote_code or is_own(str(type_name))):
-        raise CheckpointError(
-            f"{file}: type = '{type_name}' is code of somebody else's, which was not run.\n"
-            f"If it is yours, or you know it, allow it: {ALLOW}."
-        )
+    check_trusted(str(type_name), f"{file}: type", trust_remote_code)
     try:
         cls = import_class(str(type_name), f"{file}: type")
     except RecipeError as error:

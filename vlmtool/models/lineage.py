@@ -14,6 +14,7 @@ from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json_object
 from vlmtool.utils.terminal import clean, err
 
+_ALWAYS_THE_SAME = ("type", "select_layer", "select_strategy")  # of an encoder's reading, from stage to stage
 _XTUNER_TYPE = "vlmtool.models.projectors.mlp.MLPProjector"
 
 
@@ -135,7 +136,7 @@ def _changed(before: Reading, now: Reading, is_free: bool) -> list[str]:
     """Names of what is read otherwise and may not be; of another encoder beside the first the parts tell."""
     then, today = _values(before), _values(now)
     names = [name for name in then if name in today and then[name] != today[name]]
-    return [name for name in names if not is_free or name.removeprefix("beside.").startswith("select_")]
+    return [name for name in names if not is_free or name.removeprefix("beside.") in _ALWAYS_THE_SAME]
 
 
 def _values(reading: Reading) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Part(Base):
 class BesidePart(Base):
     """The second encoder of a pair: never trained, so its base is all of it."""
 
+    type: str | None = None
     select_layer: int = -2
     select_strategy: str = "auto"
     image_processor: SubFolder
@@ -73,6 +74,7 @@ class BesidePart(Base):
 class EncoderPart(Part):
     """The image encoder, and how it is read (`Reading`)."""
 
+    type: str | None = None
     select_layer: int = -2
     select_strategy: str = "auto"
     image_size: int | None = None

@@ -97,6 +97,7 @@ class BesideEncoder(Section):
 
     path: str
     """A local folder or a hub id."""
+    type: str | None = None
     select_layer: int = -2
     select_strategy: Literal["auto", "patch", "full"] = "auto"
 
@@ -104,6 +105,8 @@ class BesideEncoder(Section):
 class VisionEncoder(TunablePart):
     """The image encoder."""
 
+    type: str | None = None
+    """A class of your own that reads the encoder; unset: vlmtool's, which reads CLIP, SigLIP, SigLIP 2 and DINOv2."""
     select_layer: int = -2
     """Which hidden states the projector reads, as Hugging Face counts them: -1 the last block, -2 the one before."""
     select_strategy: Literal["auto", "patch", "full"] = "auto"

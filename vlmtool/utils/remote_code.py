@@ -3,15 +3,26 @@
 from pathlib import Path
 from typing import Any
 
+from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json
 
 ALLOW = "--trust-remote-code (in a recipe: runtime.trust_remote_code = True)"
 _NAMES_A_KERNEL = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
-def is_own(dotted: str) -> bool:
-    """The class of this dotted path is vlmtool's; any other may be code that a downloaded file names."""
-    return dotted.startswith("vlmtool.")
+def check_trusted(
+    dotted: str, where: str, trust_remote_code: bool, remedy: str = f"If it is yours, or you know it, allow it: {ALLOW}"
+) -> None:
+    """The class at this dotted path, which a file names that may come from anywhere, may be imported.
+
+    Args:
+        where: the file, and its key.
+
+    Raises:
+        CheckpointError: it is not vlmtool's, and the user did not allow others.
+    """
+    if not (trust_remote_code or dotted.startswith("vlmtool.")):
+        raise CheckpointError(f"{where} = '{dotted}' is code of somebody else's, which was not run.\n{remedy}.")
 
 
 def needs_remote_code(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vlmtool.models.encoders.reading import Reading
-from vlmtool.models.encoders.vision import NATIVE, VisionEncoder
+from vlmtool.models.encoders.vision import NATIVE, VisionEncoder, encoder_class
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.pixels import Pixels
 
@@ -95,6 +95,11 @@ class FusedEncoder(nn.Module):
 ImageEncoder = VisionEncoder | FusedEncoder
 
 
+def beside_reading(first: VisionEncoder) -> Reading:
+    """How the encoder beside `first` is read."""
+    return first.reading.beside or Reading()
+
+
 def put_beside(first: VisionEncoder, model: PreTrainedModel, colours: tuple[Colour, Colour]) -> FusedEncoder:
     """`first` and `model`, which is read as `first.reading.beside` says and sees pictures of the first one's size.
 
@@ -102,8 +107,9 @@ def put_beside(first: VisionEncoder, model: PreTrainedModel, colours: tuple[Colo
         UsageError: the two do not make the same number of patches.
     """
     size = None if model.config.model_type == NATIVE else first.image_size
-    reading = replace(first.reading.beside or Reading(), image_size=size)
-    return FusedEncoder(first, VisionEncoder(model, reading), colours)
+    reading = replace(beside_reading(first), image_size=size)
+    second = encoder_class(reading.type, "vision_encoder.beside.type")(model, reading)
+    return FusedEncoder(first, second, colours)
 
 
 def _told(encoder: VisionEncoder) -> str:

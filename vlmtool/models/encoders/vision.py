@@ -5,105 +5,86 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    CLIPVisionModel,
-    Dinov2Model,
-    Dinov2WithRegistersModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Siglip2VisionModel,
-    SiglipVisionModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlmtool.models.complete import check_complete
+from vlmtool.models.encoders.checkpoint import check_no_kernel, vision_class
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.pickled import check_pickled_weights
-from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.utils.errors import RecipeError, UsageError
+from vlmtool.utils.imports import import_class
 from vlmtool.utils.pixels import Pixels
-from vlmtool.utils.remote_code import hub_kernel, needs_remote_code
 
-# model_type in config.json → class. A checkpoint of the whole CLIP or SigLIP gives its vision half. SigLIP 2 of one
-# size is a "siglip"; a "siglip2" is of native resolution.
-VISION_CLASSES: dict[str, type[PreTrainedModel]] = {
-    "clip": CLIPVisionModel,
-    "clip_vision_model": CLIPVisionModel,
-    "siglip": SiglipVisionModel,
-    "siglip_vision_model": SiglipVisionModel,
-    "siglip2": Siglip2VisionModel,
-    "siglip2_vision_model": Siglip2VisionModel,
-    "dinov2": Dinov2Model,
-    "dinov2_with_registers": Dinov2WithRegistersModel,
-}
 NATIVE = "siglip2_vision_model"
-
-
-def vision_config(path: Path) -> PreTrainedConfig:
-    """Config of the vision half of a checkpoint."""
-    config = read_config(path)
-    return getattr(config, "vision_config", config)
-
-
-def vision_class(path: Path) -> type[PreTrainedModel]:
-    """The transformers class that serves the checkpoint.
-
-    Raises:
-        UsageError: none of ours does.
-    """
-    model_type = read_config(path).model_type
-    if model_type not in VISION_CLASSES:
-        raise UsageError(
-            f"{path}: a '{model_type}' is not an image encoder that vlmtool knows."
-            f"{did_you_mean(model_type, VISION_CLASSES)}\nKnown: {_known()}."
-        )
-    return VISION_CLASSES[model_type]
-
-
-def read_config(path: Path) -> PreTrainedConfig:
-    """Config of a checkpoint; code that it brings is never run, since only classes of transformers serve as encoders.
-
-    Raises:
-        UsageError: it needs such code.
-    """
-    if (kernel := hub_kernel(path)) is not None:
-        raise UsageError(
-            f"{path}: its config.json asks for code from the hub, '{kernel}', which vlmtool does not run.\n"
-            "Take that implementation out of config.json."
-        )
-    try:
-        # False, not None: with None transformers asks at the terminal, and runs the code on "y".
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except ValueError as error:
-        if needs_remote_code(error):
-            raise UsageError(
-                f"{path}: this image encoder needs code of its own, which vlmtool does not run.\nKnown: {_known()}."
-            ) from error
-        raise
-
-
-def _known() -> str:
-    return ", ".join(sorted({c.__name__ for c in VISION_CLASSES.values()}))
-
-
-def num_prefix_tokens(config: PreTrainedConfig) -> int:
-    """Hidden states before the first patch's: CLIP and DINOv2 have a CLS token, some DINOv2 registers, SigLIP none."""
-    has_cls = config.model_type in ("clip_vision_model", "dinov2", "dinov2_with_registers")
-    return int(has_cls) + getattr(config, "num_register_tokens", 0)
 
 
 class VisionEncoder(nn.Module):
     """A transformers vision model up to the layer that the projector reads; blocks above it are not kept.
 
+    A subclass reads other checkpoints: it names their class and what stands before the first patch; where the model
+    does not count in squares of patches, also `num_patches`, and where it gives no `hidden_states`, `forward`.
+
     Args:
         model: the vision model; its list of blocks is shortened in place.
     """
+
+    @classmethod
+    def model_class(cls, path: Path) -> type[PreTrainedModel]:
+        """The class that reads the checkpoint at `path`, and whose first ModuleList holds the blocks.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return vision_class(path)
+
+    @classmethod
+    def num_prefix_tokens(cls, config: PreTrainedConfig) -> int:
+        """Hidden states before the first patch's: CLIP and DINOv2 have a CLS token, some DINOv2 registers, SigLIP none.
+
+        Args:
+            config: of the model.
+        """
+        has_cls = config.model_type in ("clip_vision_model", "dinov2", "dinov2_with_registers")
+        return int(has_cls) + getattr(config, "num_register_tokens", 0)
+
+    @classmethod
+    def model_config(cls, path: Path) -> PreTrainedConfig:
+        """Config of the checkpoint at `path`; of a whole CLIP or SigLIP, its vision half's.
+
+        Raises:
+            UsageError: no class reads it, or it sends for code.
+        """
+        model_class = cls.model_class(path)
+        check_no_kernel(path)
+        return model_class.config_class.from_pretrained(path)
+
+    @classmethod
+    def load_model(cls, path: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+        """The model at `path` with its weights, all its blocks, in eval mode.
+
+        Raises:
+            UsageError: no class reads it.
+            CheckpointError: weights are missing, or ask for more than tensors.
+        """
+        check_pickled_weights(path)
+        model, loading = cls.model_class(path).from_pretrained(
+            path, config=cls.model_config(path), dtype=dtype, output_loading_info=True
+        )
+        check_complete(path, loading["missing_keys"])
+        return model
+
+    @classmethod
+    def empty_model(cls, path: Path) -> PreTrainedModel:
+        """The model at `path` on the meta device: shapes without weights."""
+        with torch.device("meta"):
+            return cls.model_class(path)(cls.model_config(path))
 
     def __init__(self, model: PreTrainedModel, reading: Reading | None = None) -> None:
         super().__init__()
         self.model = model
         self.reading = reading = reading or Reading()
         self.num_blocks = keep_blocks(model, reading.select_layer)
-        prefix = num_prefix_tokens(model.config)
+        prefix = self.num_prefix_tokens(model.config)
         self.num_dropped = {"full": 0, "patch": 1, "auto": prefix}[reading.select_strategy]
         check_reading(model.config, reading)
 
@@ -133,7 +114,7 @@ class VisionEncoder(nn.Module):
         config = self.model.config
         if self.image_size is None:
             return None
-        return (self.image_size // config.patch_size) ** 2 + num_prefix_tokens(config) - self.num_dropped
+        return (self.image_size // config.patch_size) ** 2 + self.num_prefix_tokens(config) - self.num_dropped
 
     def forward(self, pixels: Pixels) -> list[Tensor]:
         """Patch features as tensors (n, N, D_vision) whose n sum up to all views: one, or one for each picture."""
@@ -192,7 +173,13 @@ def keep_blocks(model: PreTrainedModel, select_layer: int) -> int:
 
     LLaVA reads layer -2 because its ScienceQA ablation (arXiv 2304.08485) scored higher there than at the last.
     """
-    name, blocks = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList))
+    named = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not named:
+        raise UsageError(
+            f"{type(model).__name__} has no list of blocks (nn.ModuleList), so that no layer of it can be selected.\n"
+            "Keep its blocks in one."
+        )
+    name, blocks = named[0]
     count = len(blocks)
     kept = select_layer if select_layer >= 0 else count + 1 + select_layer
     if not 0 <= kept <= count:
@@ -205,16 +192,21 @@ def keep_blocks(model: PreTrainedModel, select_layer: int) -> int:
     return kept
 
 
-def load_vision_model(path: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-    """The vision half of a checkpoint, with all its blocks, in eval mode.
+def encoder_class(dotted: str | None, where: str = "vision_encoder.type") -> type[VisionEncoder]:
+    """The class that reads an image encoder.
+
+    Args:
+        dotted: path of a class of the user's; None takes vlmtool's.
+        where: the recipe key, for the error.
 
     Raises:
-        UsageError: not an encoder that vlmtool knows.
-        CheckpointError: weights are missing, or ask for more than tensors.
+        RecipeError: there is none, or it is not one that reads encoders.
     """
-    check_pickled_weights(path)
-    model, loading = vision_class(path).from_pretrained(
-        path, config=vision_config(path), dtype=dtype, output_loading_info=True
-    )
-    check_complete(path, loading["missing_keys"])
-    return model
+    if dotted is None:
+        return VisionEncoder
+    cls = import_class(dotted, where)
+    if not (isinstance(cls, type) and issubclass(cls, VisionEncoder)):
+        raise RecipeError(
+            f"{where} = '{dotted}' does not read image encoders.\nIts class must derive from vlmtool's VisionEncoder."
+        )
+    return cls
