@@ -11,7 +11,6 @@ class Reading:
     """What weights behind the encoder are trained to.
 
     Attributes:
-        type: dotted path of the class that reads it; None: vlmtool's own.
         select_layer: index into Hugging Face's `hidden_states` (0 the embeddings, -1 the last block).
         select_strategy: "patch" drops the first token, "full" keeps all, "auto" drops those that are no patches.
         image_size: side in pixels of what the encoder sees; None takes its config's. Position embeddings are
@@ -19,15 +18,16 @@ class Reading:
         tiles: grids (rows, columns) to choose from for each picture (AnyRes); empty shows the whole alone.
         max_patches: of an encoder of native resolution, at most so many patches a picture; None takes its processor's.
         beside: of another encoder beside this one, its type, select_layer and select_strategy; None: there is none.
+        type: dotted path of the class that reads it; None: vlmtool's own.
     """
 
-    type: str | None = None
     select_layer: int = -2
     select_strategy: str = "auto"
     image_size: int | None = None
     tiles: tuple[Grid, ...] = ()
     max_patches: int | None = None
     beside: "Reading | None" = None
+    type: str | None = None
 
     @classmethod
     def of(cls, said: Any) -> "Reading":
