@@ -93,8 +93,10 @@ class VisionLanguageModel(nn.Module):
             lengths: tokens of each row, padding not counted; T for all unless given. Noise is measured by them.
         """
         image_embeds = self.encode_images(pixels) if pixels is not None else []
-        nothing = self._touch_unused(image_embeds)  # before the LLM, as images would be
+        nothing = self._touch_unused(image_embeds)
         inputs_embeds = self.embed(input_ids, image_embeds)
+        if self.blank is not None:  # gradients too must take the way they take with images
+            inputs_embeds = inputs_embeds + nothing
         if self.training and self.neftune_alpha is not None:
             lengths = lengths or [input_ids.shape[1]] * len(input_ids)
             is_text = input_ids != self.image_token_id

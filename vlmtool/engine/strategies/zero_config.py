@@ -40,7 +40,7 @@ def zero_settings(name: str) -> dict[str, Any]:
     path = Path(name).expanduser()
     if path.suffix != ".json":
         raise UsageError(
-            f"runtime.strategy (--deepspeed) '{name}': not known.{did_you_mean(name, (*OTHERS, *NAMES))}\n"
+            f"runtime.strategy (--deepspeed) '{name}': not known.{did_you_mean(short, (*OTHERS, *_STAGES))}\n"
             f"It takes {', '.join((*OTHERS, *NAMES))}, or a JSON file of DeepSpeed's settings."
         )
     if not path.is_file():
