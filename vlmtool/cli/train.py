@@ -20,6 +20,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the work dir.")] = False,
     resume_from: Annotated[Path | None, typer.Option(help="Go on from this checkpoint.")] = None,
     seed: Annotated[int | None, typer.Option(help="Takes the place of runtime.seed.")] = None,
+    deepspeed: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="zero1, zero2, zero2_offload, zero3, zero3_offload or a JSON file."),
+    ] = None,
     launcher: Annotated[str, typer.Option(help="none, or pytorch under torchrun.")] = "none",
     force: Annotated[
         bool, typer.Option("--force", help="Go on where parts are mixed up but could work; it is recorded.")
@@ -39,6 +43,8 @@ def train(
     overrides = [*(set_ or []), *(cfg_options or [])]
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
+    if deepspeed is not None:
+        overrides.append(f"runtime.strategy={deepspeed!r}")
 
     from vlmtool.engine.first_look import check_paths
     from vlmtool.engine.launch import launch_settings, run_processes

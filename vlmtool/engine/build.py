@@ -1,10 +1,12 @@
 """From a recipe to a runner that is ready to train. Read `build_runner` first."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image as PILImage
 
 from vlmtool.chat.generator import Generator, Request
 from vlmtool.chat.transform import colours_of
@@ -13,7 +15,7 @@ from vlmtool.data.dataset import ScanReport
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
-from vlmtool.engine.device import compute_dtype, pick_device, start_process_group, weight_dtype
+from vlmtool.engine.device import autocast, compute_dtype, pick_device, start_process_group, weight_dtype
 from vlmtool.engine.expand import expand
 from vlmtool.engine.feed import Feed, LearnedSet, build_feed, held_out_loader, train_loader
 from vlmtool.engine.hooks.benchmark import BenchmarkHook, open_benchmarks
@@ -24,6 +26,7 @@ from vlmtool.engine.meta import checkpoint_meta, data_origin, part_origins
 from vlmtool.engine.planned import transform_of
 from vlmtool.engine.runner import VlmRunner
 from vlmtool.engine.setups import setup_of_run
+from vlmtool.engine.strategies.choose import make_strategy
 from vlmtool.engine.trainable import PartSummary, check_trainable
 from vlmtool.engine.watch import Watch, common_id
 from vlmtool.models.build import build_beside, build_llm, build_projector, build_vision_encoder
@@ -65,7 +68,7 @@ def build_runner(
         force: go on where the weights to start from could work but do not belong here; it is recorded.
     """
     device = pick_device()
-    start_process_group(launcher, device)
+    start_process_group(launcher, device, recipe.runtime.strategy)
     torch.manual_seed(recipe.runtime.seed)  # the projector's and adapters' first weights, the same on every rank
     source = find_source(recipe.init_from) if recipe.init_from and resume_from is None else None
     folders = {part: local_folder(path, f"{part}.path") for part, path in recipe.paths.items()}
@@ -94,12 +97,16 @@ def runner_arguments(
 ) -> dict[str, Any]:
     """Plan → runner: what the recipe says, and the objects that no recipe can hold."""
     dtype = compute_dtype(recipe.runtime.dtype, device)
+    strategy = make_strategy(recipe, device, partial(autocast, device, dtype))
+    if strategy.is_sharded:
+        model.blank = feed.transform.views([PILImage.new("RGB", (32, 32))])
     arguments = expand(recipe, str(work_dir), feed.steps, use_scaler=dtype is torch.float16)
     hooks = [*validation_hooks(recipe, feed), *sample_hooks(recipe, model, feed), *benchmark_hooks(recipe, model, feed)]
     return {
         **arguments,
         "custom_hooks": [*hooks, *arguments["custom_hooks"]],
         "compute_dtype": dtype,
+        "strategy": strategy,
         "watch": Watch(work_dir, recipe.runtime.hang_timeout, common_id()),
         "train_dataloader": train_loader(recipe, feed),
     }

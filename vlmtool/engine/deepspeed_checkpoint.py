@@ -32,7 +32,7 @@ class SafeCheckpointEngine(CheckpointEngine):
     def save(self, state_dict: dict[str, Any], path: str) -> None:
         """Write one file whole or not at all, flushed to disk."""
         with atomic_path(path) as temporary:
-            torch.save(state_dict, temporary)
+            torch.save(_plain(state_dict), temporary)
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """Read one file.
@@ -45,3 +45,13 @@ class SafeCheckpointEngine(CheckpointEngine):
     def commit(self, info: CheckpointCommitInfo) -> bool:
         """Every file is on disk already."""
         return True
+
+
+def _plain(value: Any) -> Any:
+    """The same, each tensor without what stage 3 notes on it, which would be pickled too."""
+    if isinstance(value, dict):
+        return type(value)((key, _plain(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value.detach() if isinstance(value, torch.Tensor) else value

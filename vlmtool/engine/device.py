@@ -1,7 +1,9 @@
 """Which device and number types a process uses."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,11 +23,21 @@ def pick_device() -> torch.device:
     return torch.device("cpu")
 
 
-def start_process_group(launcher: str, device: torch.device) -> None:
-    """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that."""
-    if launcher == "none" or dist.is_initialized():
+def start_process_group(launcher: str, device: torch.device, strategy: str = "ddp") -> None:
+    """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that.
+
+    Args:
+        strategy: all but ddp need a group also of one process.
+    """
+    if dist.is_initialized() or (launcher == "none" and strategy == "ddp"):
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if launcher == "none" else {}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT, **alone)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Mixed precision for a forward pass; none without a type."""
+    return torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype | None:

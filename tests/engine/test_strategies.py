@@ -1,0 +1,81 @@
+"""Two processes under each strategy, against one: losses, weights, held-out loss, checkpoints, resuming, conversion."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.engine.command import ROOT, environment
+from tests.engine.conftest import FINETUNE, log_rows, losses
+from vlmtool.models.checkpoint import read_checkpoint
+
+LORA = "llm.lora=dict(r=8, alpha=16)"  # no dropout: equalities
+STRATEGIES = ("ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
+
+
+def on_two(folder, small, runs, port):
+    """Train `runs` of (name, overrides, checkpoint to go on from) one after another on two processes."""
+    plan = json.dumps([[name, [*small, *overrides], start] for name, overrides, start in runs])
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port),
+        str(ROOT / "tests" / "engine" / "strategy_ranks.py"), FINETUNE, str(folder), plan,
+    ]  # fmt: skip
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400, check=False)
+
+
+def test_losses_weights_and_resumed_runs_equal_those_of_one_process(run, small, standins, tmp_path):
+    common = [LORA, f"data.val_path={str(standins.data)!r}", "schedule.val_every=2", "schedule.save_every=2"]
+    two = [*common, "schedule.batch_size=1", "schedule.accumulation=3"]
+    one = run("one", *common, "schedule.batch_size=2", "schedule.accumulation=3")
+    runs = []
+    for name in STRATEGIES:
+        overrides = [*two, f"runtime.strategy={name!r}"]
+        runs += [[name, overrides, None], [f"{name}_again", overrides, f"{name}/iter_2.pth"]]
+    done = on_two(tmp_path, small, runs, 29640)
+    assert done.returncode == 0, done.stderr[-6000:]
+    expected = read_checkpoint(one / "iter_4.pth").state_dict
+    held_out = log_rows(one, "val_log.jsonl")[4]["val_loss"]
+    for name in STRATEGIES:
+        assert losses(tmp_path / name) == pytest.approx(losses(one), rel=1e-5), name
+        assert log_rows(tmp_path / name, "val_log.jsonl")[4]["val_loss"] == pytest.approx(held_out, rel=1e-5), name
+        weights = read_checkpoint(tmp_path / name / "iter_4.pth").state_dict
+        again = read_checkpoint(tmp_path / f"{name}_again" / "iter_4.pth").state_dict
+        for weight in expected:
+            torch.testing.assert_close(weights[weight], expected[weight], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(again[weight], weights[weight], rtol=1e-4, atol=1e-6)
+
+
+WAYS = {
+    "nf4": ["llm.lora=dict(r=8, alpha=16)", "llm.quantization='nf4'", "runtime.activation_checkpointing=True"],
+    "full": [
+        "llm.lora=None", "llm.freeze=False", "vision_encoder.lora=dict(r=4, alpha=8)", "vision_encoder.freeze=None",
+        "vision_encoder.lr=1e-5",
+    ],
+    "dora": ["llm.lora=dict(r=8, alpha=16, dora=True)"],
+    "prefix": ["llm.lora=None", "llm.freeze=None", "llm.prefix=dict(num_tokens=3)"],
+    "random": [LORA, "data.sampler='random'"],  # steps in which a process meets no picture
+    "bad": [  # the second pass over the projector gives what is no number, in each process
+        LORA, "projector.type='tests.engine.faults.MoodyProjector'", "projector.forward_at=[2]",
+    ],
+}  # fmt: skip
+OFFLOADING = ("deepspeed_zero2_offload", "deepspeed_zero3_offload")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("strategy", [*STRATEGIES[1:], *OFFLOADING])
+def test_every_way_of_tuning_learns_the_same_as_under_ddp(small, tmp_path, strategy):
+    common = ["schedule.batch_size=2", "schedule.accumulation=2", "schedule.max_steps=3"]
+    runs = [
+        [f"{way}_{name}", [*common, *overrides, f"runtime.strategy={name!r}"], None]
+        for name in ("ddp", strategy)
+        for way, overrides in WAYS.items()
+    ]
+    done = on_two(tmp_path, small, runs, 29641)
+    assert done.returncode == 0, done.stderr[-6000:]
+    for way in WAYS:
+        ours, ddp = (log_rows(tmp_path / f"{way}_{name}") for name in (strategy, "ddp"))
+        assert [row["skipped"] for row in ours.values()] == [row["skipped"] for row in ddp.values()], way
+        kept = [step for step, row in ddp.items() if not row["skipped"]]
+        assert [ours[s]["loss"] for s in kept] == pytest.approx([ddp[s]["loss"] for s in kept], rel=1e-5), way
