@@ -95,10 +95,10 @@ def test_a_training_whose_pipeline_is_killed_saves_itself(work, tmp_path):
 
 @pytest.mark.soak
 def test_the_demo_pair(tmp_path):
-    """Full size, as the recipes stand, with their data where they look for them."""
+    """Full size, with the data where the recipes look for them."""
     data = [sys.executable, "-m", "vlmtool.demo.data", "work_dirs/demo/data", "--seed", "0"]
     subprocess.run(data, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=600)
-    words = [*DEMO, "--eval", "mmbench:work_dirs/demo/data/mmbench.tsv"]
+    words = [*DEMO, "--eval", "mmbench:work_dirs/demo/data/mmbench.tsv", "--set", "schedule.save_every=100"]
     finish([*words, "--work-dir", "whole"], tmp_path)
     words += ["--work-dir", "killed"]
     kill_at(tmp_path / "killed/demo_pretrain/train_log.jsonl", 200, words, tmp_path)

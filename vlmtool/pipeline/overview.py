@@ -58,11 +58,12 @@ def end_table(pipeline: Pipeline, standings: Sequence[Standing]) -> Table:
 
 def _last_step(stage: Stage) -> tuple[str, str]:
     """Number and loss of the last step; a step that was replayed has a later row."""
-    rows = {row.get("step"): row for row in read_log(stage.folder / LOG_FILE)}
+    rows: dict[int, dict[str, Any]] = {row["step"]: row for row in read_log(stage.folder / LOG_FILE) if "step" in row}
     if not rows:
         return "–", "–"
-    last = rows[max(rows)]
-    return f"{last['step']:,}", "–" if last.get("loss") is None else f"{last['loss']:.4f}"
+    step = max(rows)
+    loss = rows[step].get("loss")
+    return f"{step:,}", "–" if loss is None else f"{loss:.4f}"
 
 
 def _score(pipeline: Pipeline) -> Iterator[str]:
