@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,6 +155,21 @@ def test_a_replaced_checkpoint_of_an_earlier_stage_is_refused(work, copy):
     now = sha256(copy / "align/iter_4.pth")
     with pytest.raises(UsageError, match=f"iter_4.pth .{before[:SHORT]}.; stage 1, align, now has .*{now[:SHORT]}"):
         work.start(copy)
+
+
+def test_a_stage_before_that_is_gone_is_refused_then_trained(work, copy):
+    shutil.rmtree(copy / "align")
+    with pytest.raises(UsageError, match="stage 1, align, now has no checkpoint"):
+        work.start(copy)
+    work.start(copy, repeat=True)
+    assert work.verbs == ALL and (copy / "tune_earlier_1/merged").is_dir()
+
+
+def test_remote_code_is_trusted_where_the_recipe_says_so(work, copy):
+    shutil.rmtree(copy / "tune/merged")
+    (copy / "tune/scores/mmbench_questions/metrics.json").unlink()
+    work.start(copy, "2:runtime.trust_remote_code=True", execute=nothing)
+    assert work.verbs == ["merge", "eval"] and all("--trust-remote-code" in words for words in work.commands)
 
 
 def test_a_replaced_checkpoint_of_the_last_stage_is_told_and_scored(work, copy, capsys):

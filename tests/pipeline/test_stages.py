@@ -5,6 +5,7 @@ import pytest
 from vlmtool.pipeline.stages import read_pipeline
 from vlmtool.utils.errors import RecipeError, UsageError
 
+ENCODER_LORA = "dict(path='x', lora=dict(r=4, alpha=8))"
 PAIR = ("demo_pretrain", "demo_finetune")
 
 
@@ -22,6 +23,19 @@ def test_a_value_is_for_every_stage_or_for_one():
 
 def test_folders_are_those_of_train():
     assert [str(stage.folder) for stage in read_pipeline(PAIR).stages] == [f"work_dirs/{name}" for name in PAIR]
+
+
+@pytest.mark.parametrize(
+    ("sets", "result"),
+    [
+        ([], "merged"),
+        (["2:llm.lora=None", "2:llm.freeze=True"], "hf"),
+        (["2:llm.lora=None", "2:llm.prefix=dict(num_tokens=4)"], "hf"),
+        (["2:llm.lora=None", "2:llm.freeze=True", "2:vision_encoder=" + ENCODER_LORA], "merged"),
+    ],
+)
+def test_only_what_has_an_adapter_for_its_weights_is_merged(sets, result):
+    assert str(read_pipeline(PAIR, sets).result) == f"work_dirs/demo_finetune/{result}"
 
 
 @pytest.mark.parametrize(
