@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from signal import SIGINT
 
-from vlmtool.engine.launch import PassedOnSignals
+from vlmtool.engine.launch import SHUTDOWN_SECONDS, PassedOnSignals
 from vlmtool.engine.signals import Stopped
 from vlmtool.utils.failure import LAUNCHED
 
-GRACE = 10.0  # seconds for a process that the terminal told of Ctrl-C
+GRACE = 2.0 * SHUTDOWN_SECONDS  # for a process that the terminal told of Ctrl-C, and for those it started
 
 
 def run_command(words: Sequence[str]) -> int:

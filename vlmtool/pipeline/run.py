@@ -83,8 +83,12 @@ def train_words(stage: Stage, start: Trained | None, has_checkpoint: bool) -> li
     if start is not None:
         path = str(start.path)
         overrides.append(f"init_from={path if parse_value(path) == path else repr(path)}")
-    sets = [word for override in overrides for word in ("--set", override)]
-    return ["train", stage.config, "--work-dir", str(stage.folder), *sets, *["--resume"] * has_checkpoint]
+    given = ["--work-dir", str(stage.folder), *_sets(overrides)]
+    return ["train", stage.config, *given, *["--resume"] * has_checkpoint]
+
+
+def _sets(overrides: Sequence[str]) -> list[str]:
+    return [word for override in overrides for word in ("--set", override)]
 
 
 def conversions(pipeline: Pipeline, end: Trained) -> Iterator[tuple[str, list[str]]]:
@@ -93,10 +97,10 @@ def conversions(pipeline: Pipeline, end: Trained) -> Iterator[tuple[str, list[st
     Args:
         end: of the last stage.
     """
-    recipe = str(pipeline.last.folder / "recipe.py")
-    model, result = pipeline.model_folder, pipeline.result
+    stage, model, result = pipeline.last, pipeline.model_folder, pipeline.result
     if not is_made_of(model, end.sha256):
-        yield "From the checkpoint to a model folder", ["convert", "pth_to_hf", recipe, str(end.path), str(model)]
+        words = ["convert", "pth_to_hf", stage.config, str(end.path), str(model), *_sets(stage.overrides)]
+        yield "From the checkpoint to a model folder", words
     if pipeline.merges and not is_made_of(result, end.sha256):
         words = ["convert", "merge", str(model), str(result), *_trust(pipeline)]
         yield "Merge the adapters into the weights", words
@@ -130,7 +134,7 @@ def _do(title: str, words: Sequence[str], execute: Execute) -> None:
     console.print(clean(f"\n{title}"), style="bold")
     console.print(clean(f"$ {shlex.join(['vlmtool', *words])}"), style="cyan")
     if code := execute(words):
-        _tell(f"This command ended with exit code {code}. Once that is mended, the same `vlmtool run` goes on from it.")
+        _tell(f"This command ended with exit code {code}. The same `vlmtool run` goes on from it.")
         raise CommandFailed(code)
 
 
