@@ -137,6 +137,9 @@ def _origin(report: Report) -> list[str]:
             f"parent {number}",
             [f"{parent.get('name')}{step}", stage, str(parent.get("checkpoint", "")), *_told(parent.get("check"))],
         )
+    for found in report.scores:
+        value = "no answers in the data" if found["score"] is None else f"{found['what']} {found['score']:.1f}"
+        lines += _wrapped("score", [f"{found['benchmark']}, {value}", str(found["folder"])])
     if report.versions:
         said = [
             f"{package} {was}" + ("" if was == now else f" (here {now or 'not installed'})")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vlmtool.convert.disk import Files, check_files, check_held, check_part
 from vlmtool.convert.report import PartReport, Report, differing_parts, file_problems, merged_adapters, origins
+from vlmtool.convert.scores import scores_beside
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.lineage import describe_projector, read_projector_config, stage_of, text_hash
 from vlmtool.models.manifest import Manifest, Part, template_text
@@ -46,6 +47,7 @@ def model_folder_report(path: Path, manifest: Manifest, verify: bool) -> Report:
             "stop_words": list(manifest.template.stop_words),
         },
         **origins(manifest.model_dump(), [path], verify),
+        scores=scores_beside(path),
         files=files,
         problems=[*differing_parts(parts), *file_problems(path, files, verify)],
     )

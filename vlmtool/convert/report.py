@@ -61,6 +61,8 @@ class Report:
     versions: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Package: version recorded, version installed (empty where it is not)."""
     forced: list[str] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    """Of a model folder: {benchmark, what, score, folder} of the results that lie beside it."""
     files: Files | None = None
     problems: list[str] = field(default_factory=list)
     """What is damaged or disagrees; without any, all is well."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from vlmtool.engine.orphan import following_launcher
 from vlmtool.engine.signals import STOPPING, Stopped, StopSignals
 from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.failure import LAUNCHED
@@ -76,7 +77,6 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
     threads = max(1, (os.cpu_count() or 1) // launch.num_processes)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))
-    os.environ[LAUNCHED] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=launch.num_nodes,
         max_nodes=launch.num_nodes,
@@ -90,7 +90,8 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
         signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    with PassedOnSignals():
+    with following_launcher(), PassedOnSignals():  # this process may be a command that vlmtool itself started
+        os.environ[LAUNCHED] = str(os.getpid())
         try:
             elastic_launch(config, sys.executable)("-m", "vlmtool", *arguments)
         except ChildFailedError as error:
