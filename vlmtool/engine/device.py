@@ -6,6 +6,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from vlmtool.engine.launch import JOIN_SECONDS
+from vlmtool.engine.peers import meeting
+from vlmtool.utils.distributed import local_gpu
 from vlmtool.utils.errors import UsageError
 
 # Longer than any rank works alone before the first step. A dead rank is noticed at once, a hanging one by `watch`.
@@ -15,17 +18,30 @@ COLLECTIVE_TIMEOUT = timedelta(days=7)
 def pick_device() -> torch.device:
     """This rank's GPU, or the CPU."""
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = local_gpu()
         torch.cuda.set_device(device)
         return device
     return torch.device("cpu")
 
 
-def start_process_group(launcher: str, device: torch.device) -> None:
-    """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that."""
+def start_process_group(launcher: str, device: torch.device, wait: timedelta = timedelta(seconds=JOIN_SECONDS)) -> None:
+    """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that.
+
+    Args:
+        wait: for the others to come; after that collectives have `COLLECTIVE_TIMEOUT`.
+
+    Raises:
+        VlmtoolError: they did not come.
+    """
     if launcher == "none" or dist.is_initialized():
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    with meeting(os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")):
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=wait))
+        store.set_timeout(COLLECTIVE_TIMEOUT)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("default_pg", store), rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT,
+        )  # fmt: skip
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype | None:

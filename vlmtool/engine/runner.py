@@ -18,7 +18,7 @@ from vlmtool.engine.watch import Watch
 from vlmtool.models.checkpoint import read_checkpoint
 from vlmtool.models.lineage import Guard
 from vlmtool.models.weights import load_weights, saved_names, saved_state
-from vlmtool.utils.distributed import is_main
+from vlmtool.utils.distributed import is_main, share_trained
 
 
 class VlmRunner(Runner):
@@ -72,7 +72,10 @@ class VlmRunner(Runner):
         if not self.distributed:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+        # DDP's own start would copy every frozen weight over itself too: each process would hold all of them in its own
+        # memory, where they can be pages of the file that all share.
+        share_trained(model)
+        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False, init_sync=False)
 
     def train(self) -> nn.Module:
         """Build what is still lazy, resume if asked, run the loop.
