@@ -2,6 +2,7 @@
 
 import pytest
 
+from vlmtool.cli.train import train
 from vlmtool.engine.ranks import first_host, rank_variables, tasks_on_node
 from vlmtool.utils.errors import UsageError
 
@@ -110,6 +111,15 @@ def test_the_first_host_of_a_node_list(nodes, host):
 def test_no_node_list_is_told(nodes):
     with pytest.raises(UsageError, match="not a list of hosts"):
         first_host(nodes)
+
+
+def test_train_asks_for_them(monkeypatch):
+    for name in SLURM:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="SLURM_PROCID"):
+        train("llava_v15_7b_finetune", launcher="slurm")
+    with pytest.raises(UsageError, match="--launcher slum: unknown. Did you mean 'slurm'"):
+        train("llava_v15_7b_finetune", launcher="slum")
 
 
 def test_tasks_on_each_node():
