@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from vlmtool.models.folder import load_projector
 from vlmtool.models.manifest import FILE_NAME
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.utils.distributed import local_gpu
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
 from vlmtool.utils.remote_code import check_trusted
 from vlmtool.utils.terminal import clean, err
@@ -142,8 +142,7 @@ def pick_device(name: str | None) -> torch.device:
         UsageError: there is no such device.
     """
     if name is None:
-        has_gpu = torch.cuda.is_available()
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_gpu else torch.device("cpu")
+        return local_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlmtool.cli import options
 from vlmtool.utils.errors import UsageError
 
 
@@ -24,7 +25,7 @@ def train(
         str | None,
         typer.Option(metavar="NAME|FILE", help="zero1, zero2, zero2_offload, zero3, zero3_offload or a JSON file."),
     ] = None,
-    launcher: Annotated[str, typer.Option(help="none, or pytorch under torchrun.")] = "none",
+    launcher: options.Launcher = "none",
     force: Annotated[
         bool, typer.Option("--force", help="Go on where parts are mixed up but could work; it is recorded.")
     ] = False,
@@ -36,8 +37,7 @@ def train(
     """Train a recipe. NPROC_PER_NODE=8 in front starts eight processes."""
     if resume_from is not None and not resume_from.is_file():
         raise UsageError(f"--resume-from: there is no file '{resume_from}'.\nRun folders hold iter_N.pth.")
-    if launcher not in ("none", "pytorch"):
-        raise UsageError(f"--launcher {launcher}: not known.\nGive none or pytorch.")
+    options.check_launcher(launcher)
     if deep and not dry_run:
         raise UsageError("--deep: belongs to --dry-run.\nAdd --dry-run, or drop --deep.")
     overrides = [*(set_ or []), *(cfg_options or [])]
@@ -48,14 +48,19 @@ def train(
 
     from vlmtool.engine.first_look import check_paths
     from vlmtool.engine.launch import launch_settings, run_processes
+    from vlmtool.engine.ranks import join_launcher
     from vlmtool.recipe.catalog import default_work_dir
     from vlmtool.recipe.load import load_recipe
 
+    join_launcher(launcher)
     launch = launch_settings(os.environ)
     if dry_run:
+        if os.environ.get("RANK", "0") != "0" and "LOCAL_RANK" in os.environ:
+            return  # one report is enough
         from vlmtool.cli.dry_run import dry_run as check
 
-        num_processes = launch.num_processes * launch.num_nodes if launch is not None else 1
+        launched = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+        num_processes = launch.num_processes * launch.num_nodes if launch is not None else launched
         if not check(config, overrides, work_dir, deep, num_processes, resume, resume_from, force):
             raise typer.Exit(1)
         return

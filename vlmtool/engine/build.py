@@ -23,6 +23,7 @@ from vlmtool.engine.hooks.samples import SamplesHook
 from vlmtool.engine.hooks.validation import ValidationHook
 from vlmtool.engine.init_from import find_source, start_stage
 from vlmtool.engine.meta import checkpoint_meta, data_origin, part_origins
+from vlmtool.engine.peers import check_same
 from vlmtool.engine.planned import transform_of
 from vlmtool.engine.runner import VlmRunner
 from vlmtool.engine.setups import setup_of_run
@@ -84,6 +85,7 @@ def build_runner(
     feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform)
     origin = data_origin(recipe, feed.dataset.sizes)
     meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
+    check_same({**meta, "resume_from": str(resume_from)})
     arguments = runner_arguments(recipe, work_dir, model, feed, device)
     runner = VlmRunner(
         **arguments, meta=meta, device=device, model=model, launcher=launcher, experiment_name=name,

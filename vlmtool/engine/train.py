@@ -13,6 +13,7 @@ from vlmtool.engine.feed import LearnedSet
 from vlmtool.engine.first_look import check_paths
 from vlmtool.engine.loop import SKIPPED_FILE
 from vlmtool.engine.orphan import following_launcher
+from vlmtool.engine.peers import losing_peers
 from vlmtool.engine.preflight import start_warnings
 from vlmtool.engine.run_folder import RECIPE_FILE, lies_in, locked, set_logs_aside, sweep
 from vlmtool.engine.signals import Stopped
@@ -52,7 +53,7 @@ def train(
     for line in start_warnings(recipe, folder):
         if is_main():
             err().print(clean(line))
-    with following_launcher(), locked(folder):
+    with following_launcher(), losing_peers(), locked(folder):
         start = resume_from or (last_checkpoint(folder) if resume else None)
         _tidy(folder, start)
         prepared = build_runner(recipe, name, folder, launcher, start, force)

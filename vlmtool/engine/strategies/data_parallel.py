@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_state
-from vlmtool.utils.distributed import is_distributed, is_main
+from vlmtool.utils.distributed import is_distributed, is_main, share_trained
 
 
 class DataParallel:
@@ -48,7 +48,10 @@ class DataParallel:
         if not is_distributed():
             return vlm
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(vlm, device_ids=device_ids, broadcast_buffers=False)
+        # DDP's own start would copy every frozen weight over itself too: each process would hold all of them in its own
+        # memory, where they can be pages of the file that all share.
+        share_trained(vlm)
+        return DistributedDataParallel(vlm, device_ids=device_ids, broadcast_buffers=False, init_sync=False)
 
     def micro_batch(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """Around the passes of one micro-batch: gradients are reduced with the last one of a step."""
