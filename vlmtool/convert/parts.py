@@ -14,11 +14,10 @@ from vlmtool.convert.target import TOKENIZER_FILES, matches
 from vlmtool.data.image_processor import load_image_processor
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.legacy.find import find_legacy
+from vlmtool.models.legacy.load import GENERATION
 from vlmtool.models.lora import name_in_file
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json_object, write_json
-
-_GENERATION = "generation_config.json"
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -66,13 +65,13 @@ def save_llm(llm: PreTrainedModel, base: Path, folder: Path, max_shard_size: str
 
     Of a base with code of its own it is the tokenizer that transformers reads without that code.
     """
-    settings = base / _GENERATION
+    settings = base / GENERATION
     if settings.is_file():
         # transformers refuses to write settings that it finds odd, and known checkpoints (Vicuna's) have such.
         llm.generation_config = GenerationConfig()
     llm.save_pretrained(folder, max_shard_size=max_shard_size)
     if settings.is_file():
-        shutil.copyfile(settings, folder / _GENERATION)
+        shutil.copyfile(settings, folder / GENERATION)
     if find_legacy(base) is not None:
         load_tokenizer(base).save_pretrained(folder)
     else:

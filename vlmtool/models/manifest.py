@@ -1,4 +1,7 @@
-"""`vlmtool.json`: what a model folder is made of, where it comes from, and how to use it."""
+"""`vlmtool.json`: what a model folder is made of, where it comes from, and how to use it.
+
+A folder in another tool's layout is read by what that layout has; where it comes from stands in `vlmtool_lineage.json`.
+"""
 
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -10,6 +13,7 @@ from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json_object, write_json
 
 FILE_NAME = "vlmtool.json"
+LINEAGE_NAME = "vlmtool_lineage.json"
 FORMAT = 1
 
 
@@ -118,6 +122,13 @@ class Manifest(_Entry):
     """Refusals that `--force` overrode, in this model and its parents."""
 
 
+class Export(Manifest):
+    """A whole model in another tool's layout: what it was made from, which nothing needs to use it."""
+
+    layout: str
+    """`huggingface`, `official` or `xtuner`."""
+
+
 class PartManifest(Base):
     """A single merged part (`convert merge BASE ADAPTER SAVE`)."""
 
@@ -133,20 +144,22 @@ M = TypeVar("M", bound=_Entry)
 
 
 def write_manifest(folder: Path, manifest: Manifest | PartManifest) -> None:
-    """Write `vlmtool.json` into `folder`, with the hashes of all files that are there: it is written last."""
+    """Write the manifest into `folder`, with the hashes of all files that are there: it is written last."""
+    name = LINEAGE_NAME if isinstance(manifest, Export) else FILE_NAME
     hashes = {file.relative_to(folder).as_posix(): value for file, value in file_hashes(listed_files(folder)).items()}
-    write_json(folder / FILE_NAME, manifest.model_copy(update={"files": hashes}).model_dump())
+    write_json(folder / name, manifest.model_copy(update={"files": hashes}).model_dump())
 
 
 def remember_folder(folder: Path) -> None:
     """Remember the hashes that a manifest just written has, now that the folder stands under its own name."""
-    content = _read(folder) or {}
+    content = _read(folder) or _read(folder, LINEAGE_NAME) or {}
     remember({folder / name: value for name, value in content.get("files", {}).items()})
 
 
 def listed_files(folder: Path) -> list[Path]:
     """Every file below `folder` but its own manifest, sorted."""
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / FILE_NAME)
+    own = (folder / FILE_NAME, folder / LINEAGE_NAME)
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file not in own)
 
 
 def template_text(folder: Path) -> str:
@@ -176,6 +189,16 @@ def read_part_manifest(folder: Path) -> PartManifest | None:
     return _parse(PartManifest, content, folder) if content is not None and "part" in content else None
 
 
+def read_lineage(folder: Path) -> Export | None:
+    """Where a folder in another tool's layout comes from; None where vlmtool did not write it.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+    """
+    content = _read(folder, LINEAGE_NAME)
+    return _parse(Export, content, folder, LINEAGE_NAME) if content is not None else None
+
+
 def owner_of_adapter(adapter: Path) -> tuple[str, Part, Manifest] | None:
     """The part whose adapter lies in the folder `adapter`: its name, its entry and the manifest of the model folder.
 
@@ -189,8 +212,8 @@ def owner_of_adapter(adapter: Path) -> tuple[str, Part, Manifest] | None:
     return next(((name, entry, manifest) for name, entry in entries.items() if entry.adapter == folder.name), None)
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    file = folder / FILE_NAME
+def _read(folder: Path, name: str = FILE_NAME) -> dict[str, Any] | None:
+    file = folder / name
     if not file.is_file():
         return None
     content = read_json_object(file)
@@ -199,12 +222,12 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def _parse(cls: type[M], content: dict[str, Any], folder: Path) -> M:
+def _parse(cls: type[M], content: dict[str, Any], folder: Path, name: str = FILE_NAME) -> M:
     try:
         return cls.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key, what = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
         raise CheckpointError(
-            f"{folder / FILE_NAME}: '{key}': {what}.\nWrite the folder again: `vlmtool convert`."
+            f"{folder / name}: '{key}': {what}.\nWrite the folder again: `vlmtool convert`."
         ) from error
