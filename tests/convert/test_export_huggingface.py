@@ -293,7 +293,7 @@ def test_lineage(train: Train, standins, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"projector": {"depth": 3}}, "a projector of depth 3, only an MLPProjector of depth 2"),
+        ({"projector": {"depth": 3}}, "a projector of depth 3, only one of 2"),
         ({"projector": {"type": "vlmtool.models.projectors.linear.LinearProjector"}}, "a LinearProjector"),
         ({"vision_encoder": {"image_size": 64}}, r"vision_encoder\.image_size = 64"),
         ({"llm": {"prefix": {"num_tokens": 3}}}, "a prefix"),

@@ -8,9 +8,11 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from vlmtool.chat.generator import special_words, stop_ids
-from vlmtool.convert.layouts.huggingface import PROJECTOR, file_names
+from vlmtool.convert.export import export_of, not_held
+from vlmtool.convert.layouts.early import LEVEL_TYPES, below_vision_model
+from vlmtool.convert.layouts.huggingface import PROJECTOR
 from vlmtool.convert.layouts.names import renamed
-from vlmtool.convert.llava_fit import LlavaFit, find_fit, make_llava, not_held
+from vlmtool.convert.llava_fit import FORMAT, LlavaFit, find_fit, make_llava
 from vlmtool.convert.llava_processor import write_processor
 from vlmtool.convert.parts import cast
 from vlmtool.convert.source import Source
@@ -19,8 +21,7 @@ from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.tokenizer import load_tokenizer
-from vlmtool.models.encoders.reading import Reading
-from vlmtool.models.manifest import EncoderPart, Export, Part
+from vlmtool.models.manifest import Export
 
 
 def write_huggingface(source: Source, folder: Path, writing: Writing, facts: dict[str, Any]) -> Export:
@@ -37,24 +38,11 @@ def write_huggingface(source: Source, folder: Path, writing: Writing, facts: dic
     write_processor(fit, renderer, folder)
     model = build_llava(source, fit, renderer, writing.dtype(source.llm), folder)
     model.generation_config = _generation(renderer, model)
-    state = file_names(model.state_dict(), fit.encoder.model.config.model_type)
+    state = model.state_dict()
+    if fit.encoder.model.config.model_type in LEVEL_TYPES:
+        state = below_vision_model(state, "model.vision_tower")
     model.save_pretrained(folder, state_dict=state, max_shard_size=writing.max_shard_size)
-    return export_of(source, "huggingface", facts)
-
-
-def export_of(source: Source, layout: str, facts: dict[str, Any]) -> Export:
-    """The manifest of a folder in another tool's layout: what its parts were trained from."""
-    llm, encoder = source.llm, source.vision_encoder
-    said = Reading.of(source.recipe.vision_encoder).said()
-    said.pop("beside", None)
-    return Export(
-        layout=layout,
-        llm=Part(base=llm.name, sha256=llm.identity.weights, config_sha256=llm.identity.config),
-        vision_encoder=EncoderPart(
-            base=encoder.name, sha256=encoder.identity.weights, config_sha256=encoder.identity.config, **said
-        ),
-        **facts,
-    )
+    return export_of(source, FORMAT, facts)
 
 
 def _renderer(source: Source, fit: LlavaFit) -> Renderer:
@@ -76,7 +64,7 @@ def build_llava(source: Source, fit: LlavaFit, renderer: Renderer, dtype: torch.
     """
     llm = whole_llm(source, dtype, work)
     if not _head_is_all(llm):
-        raise not_held(f"a {type(llm).__name__}: it changes its logits after the output head")
+        raise not_held(FORMAT, f"a {type(llm).__name__}: it changes its logits after the output head")
     add_rows(llm, len(renderer.tokenizer))
     encoder = whole_encoder(source, dtype, work)
     config = fit.config(source, llm.config, encoder.config, renderer.image_token_id)

@@ -1,7 +1,10 @@
 """vlmtool's own model folder: adapters or whole parts, what was not trained stays with its base."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from vlmtool.convert.parts import cast, save_adapter, save_encoder, save_llm
 from vlmtool.convert.source import Base, Source
@@ -15,6 +18,9 @@ from vlmtool.models.folder import save_projector
 from vlmtool.models.manifest import BesidePart, EncoderPart, Manifest, Part
 from vlmtool.recipe.parts import TunablePart
 
+Names = Callable[[Mapping[str, Tensor], str], dict[str, Tensor]]
+_IN_PEFT = "base_model.model"  # what peft puts before a model's own names
+
 
 def write_vlmtool(source: Source, folder: Path, writing: Writing, facts: dict[str, Any]) -> Manifest:
     """Fill a new folder; what was not trained is not loaded, let alone quantised.
@@ -22,15 +28,15 @@ def write_vlmtool(source: Source, folder: Path, writing: Writing, facts: dict[st
     Args:
         facts: of the manifest, beside the two parts.
     """
-    llm = _write_llm(source, folder, writing)
-    encoder = _write_encoder(source, folder, writing)
+    llm = write_llm(source, folder, writing)
+    encoder = write_encoder(source, folder, writing)
     projector = cast(source.state("projector"), writing.dtype(source.llm), str(source.checkpoint.path))
     save_projector(folder / "projector", source.meta["projector"], projector)
     _write_prompting(source, folder)
     return Manifest(llm=llm, vision_encoder=encoder, **facts)
 
 
-def _write_llm(source: Source, folder: Path, writing: Writing) -> Part:
+def write_llm(source: Source, folder: Path, writing: Writing) -> Part:
     """`llm_adapter/` or `llm/`, or nothing for a frozen LLM."""
     section, base = source.recipe.llm, source.llm
     state = cast(source.state("llm"), writing.dtype(base), str(source.checkpoint.path))
@@ -43,19 +49,24 @@ def _write_llm(source: Source, folder: Path, writing: Writing) -> Part:
     return Part(**_entry(section, base, "llm"))
 
 
-def _write_encoder(source: Source, folder: Path, writing: Writing) -> EncoderPart:
-    """`visual_encoder_adapter/` or `visual_encoder/`, or nothing for a frozen encoder."""
+def write_encoder(source: Source, folder: Path, writing: Writing, names: Names | None = None) -> EncoderPart:
+    """`visual_encoder_adapter/` or `visual_encoder/`, or nothing for a frozen encoder.
+
+    Args:
+        names: gives weights other names than those of the class; called with what the names begin with.
+    """
     section, base = source.recipe.vision_encoder, source.vision_encoder
     dtype = writing.dtype(base)
     state = cast(source.state("vision_encoder.model"), dtype, str(source.checkpoint.path))
     if section.adapter is not None:
         settings = {**source.meta["adapters"]["vision_encoder"], "base_model_name_or_path": base.name}
         settings["auto_mapping"] = _auto_mapping(base.folder, section.type)
-        save_adapter(folder / "visual_encoder_adapter", settings, state)
+        save_adapter(folder / "visual_encoder_adapter", settings, names(state, _IN_PEFT) if names else state)
     elif section.is_fully_trained:
         # The blocks above the selected layer had no part in the training: they are the base's.
         encoder = filled_encoder(load_encoder_weights(base.folder, dtype, section.type), state, source)
-        save_encoder(encoder, base.folder, folder / "visual_encoder", writing.max_shard_size)
+        renamed = names(encoder.state_dict(), "") if names else None
+        save_encoder(encoder, base.folder, folder / "visual_encoder", writing.max_shard_size, renamed)
     said = Reading.of(section).said()
     beside = _write_beside(source.beside, folder, said.pop("beside", {}))
     return EncoderPart(**_entry(section, base, "visual_encoder"), **said, beside=beside)

@@ -15,8 +15,9 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from vlmtool.convert.export import not_held
 from vlmtool.convert.layouts.huggingface import typed_template
-from vlmtool.convert.llava_fit import LlavaFit, not_held
+from vlmtool.convert.llava_fit import FORMAT, LlavaFit
 from vlmtool.data.conversation import Image, user
 from vlmtool.data.render import Renderer
 from vlmtool.data.tokenizer import IMAGE_TAG
@@ -82,7 +83,7 @@ def _image_processor(fit: LlavaFit) -> BaseImageProcessor:
     wanted = views([_picture()]).values
     found = padding([_picture()], return_tensors="pt")["pixel_values"]
     if wanted.shape != found.shape or not torch.equal(wanted, found):
-        raise not_held(f"a {type(views.processor).__name__} that pads to a square")
+        raise not_held(FORMAT, f"a {type(views.processor).__name__} that pads to a square")
     return padding
 
 

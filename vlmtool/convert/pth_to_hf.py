@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmtool.convert.export_huggingface import write_huggingface
+from vlmtool.convert.export_official import write_official
 from vlmtool.convert.export_vlmtool import write_vlmtool
+from vlmtool.convert.export_xtuner import write_xtuner
 from vlmtool.convert.source import Source, read_source
 from vlmtool.convert.target import check_target, new_folder
 from vlmtool.convert.whole import Writing
@@ -16,7 +18,12 @@ from vlmtool.utils.errors import UsageError, did_you_mean
 
 # What fills a new folder, and what the folder's manifest says of its parts.
 Writer = Callable[[Source, Path, Writing, dict[str, Any]], Manifest]
-_WRITERS: dict[str, Writer] = {"vlmtool": write_vlmtool, "huggingface": write_huggingface}
+_WRITERS: dict[str, Writer] = {
+    "vlmtool": write_vlmtool,
+    "huggingface": write_huggingface,
+    "official": write_official,
+    "xtuner": write_xtuner,
+}
 SAVE_FORMATS = tuple(_WRITERS)
 
 

@@ -3,10 +3,6 @@
 Source: https://huggingface.co/docs/transformers/model_doc/llava
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 # Ours (depth 2) → inside `LlavaModel` and `LlavaNextModel`. In files the first part of the names is left out.
 PROJECTOR = {
     "model.0": "multi_modal_projector.linear_1",
@@ -14,10 +10,6 @@ PROJECTOR = {
     "row_end": "image_newline",
 }
 DEPTH = 2  # linear layers that their projector has
-# model_type of an encoder → what files have between `vision_tower` and its names, as all versions of transformers read
-# them: the class itself lost that level in version 5.
-VISION_LEVEL = {"clip_vision_model": "vision_model", "siglip_vision_model": "vision_model"}
-_TOWER = "model.vision_tower."
 
 # What stands before a template of text alone. Content may be text or a list of typed parts; pictures at the front of a
 # message are followed by a line end, as chat and the benchmarks write it and LLaVA's records have it, unless the text
@@ -49,18 +41,6 @@ _TYPED = """\
 {%- endfor %}
 {%- set messages = typed.messages %}
 """
-
-
-def file_names(state: Mapping[str, Tensor], encoder_type: str) -> dict[str, Tensor]:
-    """A model's weights with the names of its encoder as files have them.
-
-    Args:
-        encoder_type: `model_type` of the encoder's config.
-    """
-    level = VISION_LEVEL.get(encoder_type)
-    if level is None or any(name.startswith(f"{_TOWER}{level}.") for name in state):
-        return dict(state)
-    return {name.replace(_TOWER, f"{_TOWER}{level}.", 1): value for name, value in state.items()}
 
 
 def typed_template(jinja: str, image_tag: str) -> str:
