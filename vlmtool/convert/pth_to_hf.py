@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlmtool.convert.card import write_card
 from vlmtool.convert.export_huggingface import write_huggingface
 from vlmtool.convert.export_official import write_official
 from vlmtool.convert.export_vlmtool import write_vlmtool
 from vlmtool.convert.export_xtuner import write_xtuner
 from vlmtool.convert.source import Source, read_source
 from vlmtool.convert.target import check_target, new_folder
+from vlmtool.convert.trained_views import trained_views
 from vlmtool.convert.whole import Writing
 from vlmtool.models.lineage import Guard, parent_entry, text_hash
 from vlmtool.models.manifest import Manifest, Template, remember_folder, write_manifest
@@ -65,6 +67,7 @@ def pth_to_hf(
         folder.mkdir()
         facts = _facts(source, guard.overridden)
         manifest = _WRITERS[save_format](source, folder, Writing(fp32, max_shard_size), facts)
+        write_card(folder, manifest)
         write_manifest(folder, manifest)
     remember_folder(save_path)
     return save_path
@@ -90,6 +93,7 @@ def _facts(source: Source, forced: list[str]) -> dict[str, Any]:
         projector_config=meta["projector"],
         template=Template(name=said["name"], sha256=text_hash(said["jinja"]), stop_words=tuple(said["stop_words"])),
         pad_to_square=source.recipe.data.pad_to_square,
+        image_tokens=trained_views(source)[1].told,
         recipe=meta["recipe"],
         parents=(parent_entry(source.checkpoint.path, meta), *meta["parents"]),
         data=meta["data"],

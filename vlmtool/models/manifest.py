@@ -14,6 +14,7 @@ from vlmtool.utils.files import read_json_object, write_json
 
 FILE_NAME = "vlmtool.json"
 LINEAGE_NAME = "vlmtool_lineage.json"
+CARD_NAME = "README.md"
 FORMAT = 1
 
 
@@ -109,6 +110,8 @@ class Manifest(_Entry):
     """{type, vision_hidden_size, llm_hidden_size, options, row_end}."""
     template: Template
     pad_to_square: bool = False
+    image_tokens: str = ""
+    """How many tokens pictures take, in words."""
     recipe: dict[str, Any] = {}
     parents: tuple[dict[str, Any], ...] = ()
     """From this model's checkpoint back to the first stage: {checkpoint, sha256, name of the recipe, step, epoch,
@@ -157,8 +160,8 @@ def remember_folder(folder: Path) -> None:
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """Every file below `folder` but its own manifest, sorted."""
-    own = (folder / FILE_NAME, folder / LINEAGE_NAME)
+    """Every file below `folder` but its own manifest and its card, which people may edit; sorted."""
+    own = [folder / name for name in (FILE_NAME, LINEAGE_NAME, CARD_NAME)]
     return sorted(file for file in folder.rglob("*") if file.is_file() and file not in own)
 
 
