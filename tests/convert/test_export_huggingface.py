@@ -204,6 +204,9 @@ def test_files(train: Train, standins, tmp_path):
         "language_model.model", "language_model.lm_head", "multi_modal_projector.linear_1",
         "multi_modal_projector.linear_2", "vision_tower.vision_model",
     }  # fmt: skip
+    for name in ("model.embed_tokens", "lm_head"):  # the mean of the others
+        table = names[f"language_model.{name}.weight"]
+        torch.testing.assert_close(table[384], table[:384].mean(0))
     assert len([name for name in names if ".layer_norm1.weight" in name]) == 3  # with the block above the selected one
 
 

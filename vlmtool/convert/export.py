@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vlmtool.convert.source import Source
+from vlmtool.convert.source import Base, Source
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.manifest import EncoderPart, Export, Part
@@ -71,15 +71,31 @@ def check_clip(save_format: str, encoder: VisionEncoder) -> None:
         raise not_held(save_format, f"an encoder of {config.image_size} px that sees {encoder.image_size} px")
 
 
-def export_of(source: Source, layout: str, facts: dict[str, Any]) -> Export:
-    """The manifest of a folder in another tool's layout: what its parts were trained from."""
-    llm, encoder = source.llm, source.vision_encoder
-    said = Reading.of(source.recipe.vision_encoder).said()
+def export_of(
+    source: Source,
+    layout: str,
+    facts: Mapping[str, Any],
+    inside: tuple[str, ...] = (),
+    llm: Part | None = None,
+    vision_encoder: EncoderPart | None = None,
+) -> Export:
+    """The manifest of a folder in another tool's layout.
+
+    Args:
+        facts: beside the two parts.
+        inside: `Export.inside`.
+        llm, vision_encoder: where the folder holds something of them by itself; else they name their bases.
+    """
+    own, encoder = source.llm, source.vision_encoder
     return Export(
         layout=layout,
-        llm=Part(base=llm.name, sha256=llm.identity.weights, config_sha256=llm.identity.config),
-        vision_encoder=EncoderPart(
-            base=encoder.name, sha256=encoder.identity.weights, config_sha256=encoder.identity.config, **said
-        ),
+        inside=inside,
+        llm=llm or Part(**_origin(own)),
+        vision_encoder=vision_encoder
+        or EncoderPart(**_origin(encoder), **Reading.of(source.recipe.vision_encoder).said()),
         **facts,
     )
+
+
+def _origin(base: Base) -> dict[str, Any]:
+    return {"base": base.name, "sha256": base.identity.weights, "config_sha256": base.identity.config}

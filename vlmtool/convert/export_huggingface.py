@@ -42,7 +42,7 @@ def write_huggingface(source: Source, folder: Path, writing: Writing, facts: dic
     if fit.encoder.model.config.model_type in LEVEL_TYPES:
         state = below_vision_model(state, "model.vision_tower")
     model.save_pretrained(folder, state_dict=state, max_shard_size=writing.max_shard_size)
-    return export_of(source, FORMAT, facts)
+    return export_of(source, FORMAT, facts, ("llm", "vision_encoder", "projector"))
 
 
 def _renderer(source: Source, fit: LlavaFit) -> Renderer:

@@ -59,7 +59,8 @@ def write_official(source: Source, folder: Path, writing: Writing, facts: dict[s
     )
     write_json(folder / "config.json", config)
     _write_tokenizer(base, folder)
-    return export_of(source, FORMAT, facts)
+    inside = ("llm", "projector", *(["vision_encoder"] if is_trained else []))
+    return export_of(source, FORMAT, facts, inside)
 
 
 def _checked(source: Source) -> VisionEncoder:

@@ -49,8 +49,7 @@ def write_xtuner(source: Source, folder: Path, writing: Writing, facts: dict[str
         pad_image_to_square=source.recipe.data.pad_to_square,
     )
     write_text(folder / CONFIG, config_text(values))
-    inside = dict(llm=llm, vision_encoder=vision_encoder)
-    return export_of(source, FORMAT, facts).model_copy(update=inside)
+    return export_of(source, FORMAT, facts, llm=llm, vision_encoder=vision_encoder)
 
 
 def _write_llm(source: Source, folder: Path, writing: Writing) -> Part:

@@ -130,6 +130,8 @@ class Export(Manifest):
 
     layout: str
     """`huggingface`, `official` or `xtuner`."""
+    inside: tuple[str, ...] = ()
+    """Parts whose weights the folder's own files hold, whole and under that layout's names."""
 
 
 class PartManifest(Base):
