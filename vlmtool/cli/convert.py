@@ -21,7 +21,9 @@ def pth_to_hf(
     config: Annotated[str, typer.Argument(help="Recipe of the training: a shipped name or a file.")],
     pth: Annotated[Path, typer.Argument(help="Its checkpoint, such as work_dirs/NAME/iter_100.pth.")],
     save_path: Annotated[Path, typer.Argument(help="Folder to write; replaced where a conversion wrote it.")],
-    save_format: Annotated[str, typer.Option(help="vlmtool: a model folder.")] = "vlmtool",
+    save_format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="vlmtool, huggingface, official or xtuner (docs/exports.md).")
+    ] = "vlmtool",
     fp32: Annotated[bool, typer.Option("--fp32", help="Write float32 instead of the type of the bases.")] = False,
     max_shard_size: Annotated[str, _SHARD] = "5GB",
     set_: Annotated[
@@ -32,7 +34,7 @@ def pth_to_hf(
     trust_remote_code: TrustRemoteCode = False,
     safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
 ) -> None:
-    """Turn a training's .pth into a model folder that vlmtool, transformers and peft load."""
+    """Turn a training's .pth into a model folder that vlmtool, transformers and peft load, or that other tools do."""
     _check_size(max_shard_size)
     if not pth.is_file():
         raise UsageError(f"PTH: there is no file '{pth}'.\nRun folders hold iter_N.pth, the newest in last_checkpoint.")
@@ -44,6 +46,9 @@ def pth_to_hf(
     recipe = load_recipe(config, [*(set_ or []), *(cfg_options or [])])
     convert(recipe, pth, save_path, save_format, fp32, max_shard_size, force)
     _report(save_path)
+    if save_format != "vlmtool":
+        _print_opening(save_path, recipe.llm.quantization if save_format != "xtuner" else None)
+        return
     steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
     adapters = [save_path / name for name in ("llm_adapter", "visual_encoder_adapter")]
     if recipe.llm.prefix is None and any(folder.is_dir() for folder in adapters):
@@ -134,6 +139,18 @@ def _print_next(commands: list[str]) -> None:
     print("Next:")
     for command in commands:
         print(f"  {command}")
+
+
+def _print_opening(folder: Path, quantization: str | None) -> None:
+    """Where it is said how a folder for other tools is opened.
+
+    Args:
+        quantization: of the LLM in training, where its adapter was merged into weights that are not quantised.
+    """
+    print(f"How to open it: {clean(str(folder / 'README.md'))}")
+    if quantization is not None:
+        print(f"Trained on {quantization} weights, merged into the full ones: answers can differ from the training's.")
+        print("Score it before you rely on it; docs/exports.md has figures.")
 
 
 def _size_of(path: Path) -> str:

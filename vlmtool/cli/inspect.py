@@ -158,7 +158,7 @@ def _files(report: Report) -> list[str]:
     total = files.num_agreeing + len(files.differing) + len(files.missing) + len(files.unread)
     if not total:
         return _wrapped("files", ["no hashes recorded: written by an earlier vlmtool"])
-    said = [f"{files.num_agreeing} of {total} agree with vlmtool.json"]
+    said = [f"{files.num_agreeing} of {total} agree with what was recorded"]
     said += [f"not read: {_some(files.unread)} (large; --verify reads them)"] if files.unread else []
     said += [f"not recorded: {_some(files.unrecorded)}"] if files.unrecorded else []
     return _wrapped("files", said)

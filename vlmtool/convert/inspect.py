@@ -6,7 +6,7 @@ from vlmtool.convert.inspect_checkpoint import checkpoint_report, run_folder_rep
 from vlmtool.convert.inspect_folder import model_folder_report
 from vlmtool.convert.inspect_part import adapter_report, merged_part_report, plain_part_report
 from vlmtool.convert.report import LOOKED_FOR, Report
-from vlmtool.models.manifest import FILE_NAME, read_manifest, read_part_manifest
+from vlmtool.models.manifest import FILE_NAME, LINEAGE_NAME, read_lineage, read_manifest, read_part_manifest
 from vlmtool.utils.errors import CheckpointError, UsageError
 
 
@@ -22,7 +22,7 @@ def inspect_path(path: Path, verify: bool = False) -> Report:
         CheckpointError: what says what it is cannot be read.
     """
     try:
-        return _inspect(path.parent if path.name == FILE_NAME else path, verify)
+        return _inspect(path.parent if path.name in (FILE_NAME, LINEAGE_NAME) else path, verify)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise CheckpointError(f"{error.filename or path}: cannot be read: {reason}.\nMay you read it?") from error
@@ -35,7 +35,7 @@ def _inspect(path: Path, verify: bool) -> Report:
         return checkpoint_report(path, path, verify)
     if not path.is_dir():
         raise UsageError(f"PATH: there is no file or folder '{path}'.\nCheck the path; a hub id must be downloaded.")
-    if (manifest := read_manifest(path)) is not None:
+    if (manifest := read_manifest(path) or read_lineage(path)) is not None:
         return model_folder_report(path, manifest, verify)
     if (part_manifest := read_part_manifest(path)) is not None:
         return merged_part_report(path, part_manifest, verify)

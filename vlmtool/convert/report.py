@@ -41,7 +41,7 @@ class Report:
     kind: str
     """`checkpoint`, `run folder`, `model folder`, `merged part`, `peft adapter`, `Hugging Face part` or `projector`."""
     detail: str = ""
-    """Which checkpoint of a run folder, or which model folder an adapter is of."""
+    """Which checkpoint of a run folder, which model folder an adapter is of, or a folder's format if not vlmtool's."""
     recipe: str = ""
     step: int | None = None
     epoch: int | None = None
