@@ -8,6 +8,7 @@ from pathlib import Path
 from vlmtool.utils.errors import RecipeError, UsageError, did_you_mean
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+RUNS = "work_dirs"  # folder of the runs that are told no other
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def recipes(pattern: str = "*") -> list[RecipeEntry]:
 
 def default_work_dir(name_or_path: str) -> Path:
     """Where the runs of a recipe go that is told no other folder."""
-    return Path("work_dirs") / Path(name_or_path).stem
+    return Path(RUNS) / Path(name_or_path).stem
 
 
 def find_recipe(name_or_path: str) -> Path:
