@@ -55,7 +55,7 @@ def make_plan(flags: Flags, warn: Warn, force: bool = False) -> ModelPlan:
         return PLANS[kind](llava, model, flags, warn)
     if other := other_than_model(llava):
         raise UsageError(f"--llava '{llava}': this is {other.what}, not a model folder.\n{other.remedy}")
-    what = f"it is a {kind}" if kind is not None else "it has neither vlmtool.json nor projector/config.json"
+    what = f"it is {kind.named}" if kind is not None else "it has neither vlmtool.json nor projector/config.json"
     raise UsageError(f"'{llava}' is not a model folder: {what}.{IMPORTS if kind is not None else ''}")
 
 
@@ -84,7 +84,7 @@ def _file(path: Path, what: str) -> Path:
     if kind is Kind.LLAVA_PROJECTOR and what == "--llava":
         return path
     if kind is not None:
-        raise UsageError(f"{what}: '{path}' is a {kind}, not a model folder.{IMPORTS}")
+        raise UsageError(f"{what}: '{path}' is {kind.named}, not a model folder.{IMPORTS}")
     beside = path.with_name("recipe.py")
     config = beside if beside.is_file() else "CONFIG"
     raise UsageError(

@@ -25,7 +25,7 @@ def language_model(model: Path | None) -> Path:
     if other := other_than_model(model):
         raise UsageError(f"'{model}': this is {other.what}, not a model.\n{other.remedy}")
     if (kind := foreign_kind(model)) is not None and not kind.is_vlm:
-        raise UsageError(f"'{model}': this is a {kind}, not a language model.{IMPORTS}")
+        raise UsageError(f"'{model}': this is {kind.named}, not a language model.{IMPORTS}")
     return model
 
 

@@ -27,6 +27,11 @@ class Kind(StrEnum):
     LAVIS = "BLIP-2 checkpoint of LAVIS"
 
     @property
+    def named(self) -> str:
+        """With its article."""
+        return f"{'an' if self.startswith('X') else 'a'} {self}"
+
+    @property
     def is_vlm(self) -> bool:
         """A whole vision-language model."""
         return self in (Kind.LLAVA, Kind.HF_LLAVA)

@@ -49,7 +49,7 @@ class ForeignVlm:
         for name, target, value in self.source.placed():
             if target is UNKNOWN:
                 raise CheckpointError(
-                    f"{self.folder}: vlmtool has no place for '{name}' of a {self.source.kind}.\n"
+                    f"{self.folder}: vlmtool has no place for '{name}' of {self.source.kind.named}.\n"
                     "Its config.json or its weights are of another architecture."
                 )
             if not isinstance(target, Left) and target.startswith(prefix):
