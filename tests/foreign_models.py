@@ -1,4 +1,4 @@
-"""Tiny models as other tools write them: made by transformers' classes, and renamed by tables written from the tools."""
+"""Tiny models as other tools write them: made by transformers' classes, and renamed by tables of names."""
 
 import json
 import re
@@ -69,7 +69,13 @@ class Reference:
 
 
 def make_hf_llava(
-    folder: Path, seed: int = 0, tiled: bool = False, siglip: bool = False, strategy: str = "default", **options: Any
+    folder: Path,
+    seed: int = 0,
+    tiled: bool = False,
+    siglip: bool = False,
+    strategy: str = "default",
+    tied: bool = False,
+    **options: Any,
 ) -> Reference:
     """`LlavaForConditionalGeneration`, or LLaVA-NeXT's class where `tiled`, with tokenizer, template and processor."""
     torch.manual_seed(seed)
@@ -81,7 +87,7 @@ def make_hf_llava(
     text = LlamaConfig(
         vocab_size=384, hidden_size=WIDTH, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2, bos_token_id=0, eos_token_id=1,
-        pad_token_id=2,
+        pad_token_id=2, tie_word_embeddings=tied,
     )  # fmt: skip
     config, cls = LlavaConfig, LlavaForConditionalGeneration
     if tiled:

@@ -108,6 +108,23 @@ def test_a_llava_next_answers_as_there(tiled, tmp_path, old):
     check_same(load(folder), tiled.model, folder)
 
 
+@pytest.mark.parametrize("layout", ["transformers", "LLaVA"])
+def test_a_language_model_with_one_table_for_both_ends(tmp_path, layout):
+    made = make_hf_llava(tmp_path / "tied", tied=True)
+    assert not any("lm_head" in name for name in made.state())
+    tower, template = write_tower(tmp_path / "tower", made), tmp_path / "llava.jinja"
+    template.write_text(TYPED_TEMPLATE)
+    folder = made.folder if layout == "transformers" else make_llava_layout(tmp_path / "llava", made, tower)
+    check_same(load(folder, prompt_template=template), made.model, tower)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_whole_model_loads_in_few_bits(plain, bits):
+    generator = load_chat_model(str(plain.folder), bits=bits, device="cpu")
+    assert {"Linear4bit", "Linear8bitLt"} & {type(module).__name__ for module in generator.model.llm.modules()}
+    assert generator.generate([request(picture((40, 30)))], GREEDY)
+
+
 @pytest.mark.parametrize("strategy", ["default", "full"])
 def test_a_siglip_inside_loses_a_patch_only_where_its_config_says_so(tmp_path, strategy):
     made = make_hf_llava(tmp_path / "siglip", siglip=True, strategy=strategy, vision_feature_layer=-1)

@@ -282,6 +282,15 @@ def test_llavas_first_stage_gives_its_projector(standins, llava, tmp_path):
         )
 
 
+@pytest.mark.parametrize("name", ["model.mm_projector.0.weight", "model.mm_projector.weight"])
+@pytest.mark.parametrize("projector", [{"depth": 1}, {"type": "vlmtool.models.projectors.linear.LinearProjector"}])
+def test_one_layer_is_one_layer_whatever_its_class(standins, tmp_path, name, projector):
+    value = torch.randn(64, 64)
+    torch.save({name: value, name.replace("weight", "bias"): torch.ones(64)}, tmp_path / "mm_projector.bin")
+    model, _ = started(standins, tmp_path, projector=projector)
+    same(model, {"projector.model.0.weight": value})
+
+
 def test_the_activation_that_a_config_says_must_agree(standins, llava, tmp_path):
     folder = Path(shutil.copytree(llava.folder, tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())

@@ -132,18 +132,22 @@ def _projector_config(source: Foreign, fitted: Fitted, now: Mapping[str, Any]) -
     found = fitted.projector
     if found is None:
         return {}
+    if _is_one_layer(found.type, found.options) and _is_one_layer(str(now.get("type")), now.get("options", {})):
+        return {**now, "vision_hidden_size": found.widths[0], "llm_hidden_size": found.widths[1]}
     same = found.type == now.get("type")
     vision, llm = found.widths
-    config = {
+    return {
         **now,
         "type": found.type,
         "vision_hidden_size": vision or now.get("vision_hidden_size"),
         "llm_hidden_size": now.get("llm_hidden_size") if source.kind in _QFORMERS else llm,
         "options": {**(now.get("options", {}) if same else {}), **found.options, **_said_options(source)},
     }
-    if same and found.type.endswith(".XDPProjector") and "factor" not in found.options:
-        config["options"] = now["options"]
-    return config
+
+
+def _is_one_layer(type_name: str, options: Mapping[str, Any]) -> bool:
+    """One linear layer, under either of the names that it has here."""
+    return type_name.endswith(".LinearProjector") or (type_name.endswith(".MLPProjector") and options.get("depth") == 1)
 
 
 def _said_options(source: Foreign) -> dict[str, Any]:

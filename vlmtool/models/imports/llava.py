@@ -24,7 +24,7 @@ RULES = rules(
     (r"(?:.*\.)?mm_projector\.", "projector."),
     (r"model\.image_newline$", "projector.row_end"),
     (r"model\.vision_tower\.(?:vision_tower\.)?", "vision_encoder.model."),
-    (r"model\.(?=(?:embed_tokens|layers|norm)\.)", "llm.model."),
+    (r"model\.(?!vision_|mm_|image_)", "llm.model."),
     (r"lm_head\.", "llm.lm_head."),
 )
 PROJECTOR_ONLY = rules((r"(?:.*\.)?mm_projector\.", "projector."), (r"(?:.*\.)?embed_tokens\.", _MARKS))
