@@ -69,14 +69,9 @@ class Reference:
 
 
 def make_hf_llava(
-    folder: Path,
-    seed: int = 0,
-    tiled: bool = False,
-    siglip: bool = False,
-    strategy: str = "default",
-    tied: bool = False,
-    **options: Any,
-) -> Reference:
+    folder: Path, seed: int = 0, tiled: bool = False, siglip: bool = False, strategy: str = "default",
+    tied: bool = False, **options: Any,
+) -> Reference:  # fmt: skip
     """`LlavaForConditionalGeneration`, or LLaVA-NeXT's class where `tiled`, with tokenizer, template and processor."""
     torch.manual_seed(seed)
     sizes = {
