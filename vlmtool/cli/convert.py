@@ -86,7 +86,7 @@ def merge(
 
     save_path = Path(paths[-1])
     if len(paths) == 2:
-        merge_folder(Path(paths[0]), save_path, device, max_shard_size, force, trust_remote_code)
+        merge_folder(_folder_or_hub_id(paths[0]), save_path, device, max_shard_size, force, trust_remote_code)
         steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
     else:
         base, adapter = paths[:2]
@@ -108,6 +108,13 @@ def native(
     convert_native(src, save_path, max_shard_size)
     _report(save_path)
     _print_next([f"vlmtool chat {_quoted(save_path)}"])
+
+
+def _folder_or_hub_id(name: str) -> Path:
+    """The model folder of a path that is there, or of a hub id."""
+    from vlmtool.utils.hub import is_hub_id, local_folder
+
+    return Path(name) if Path(name).exists() or not is_hub_id(name) else local_folder(name, "FOLDER")
 
 
 def _use_part(save_path: Path, folder: Path) -> str:

@@ -27,7 +27,9 @@ _NAMED = 3  # so many files of a kind are named, the others counted
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="iter_N.pth, a run folder, a model folder, a merged or plain part, or a peft adapter."),
+        typer.Argument(
+            help="iter_N.pth, a run folder, a model folder, a merged or plain part, a peft adapter, or another tool's."
+        ),
     ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Read and hash every file anew, the parts it names included.")
@@ -135,7 +137,12 @@ def _origin(report: Report) -> list[str]:
         stage = ", ".join(f"{part} {how}" for part, how in parent["stage"].items())
         lines += _wrapped(
             f"parent {number}",
-            [f"{parent.get('name')}{step}", stage, str(parent.get("checkpoint", "")), *_told(parent.get("check"))],
+            [
+                _joined(f"{parent.get('name')}{step}", str(parent.get("kind") or "")),
+                stage,
+                str(parent.get("checkpoint", "")),
+                *_told(parent.get("check")),
+            ],
         )
     for found in report.scores:
         value = "no answers in the data" if found["score"] is None else f"{found['what']} {found['score']:.1f}"

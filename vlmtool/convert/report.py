@@ -39,7 +39,8 @@ class Report:
 
     path: str
     kind: str
-    """`checkpoint`, `run folder`, `model folder`, `merged part`, `peft adapter`, `Hugging Face part` or `projector`."""
+    """`checkpoint`, `run folder`, `model folder`, `merged part`, `peft adapter`, `Hugging Face part`, `projector`, or a
+    `Kind` of another tool's."""
     detail: str = ""
     """Which checkpoint of a run folder, which model folder an adapter is of, or a folder's format if not vlmtool's."""
     recipe: str = ""

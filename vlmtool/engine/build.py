@@ -33,6 +33,7 @@ from vlmtool.engine.watch import Watch, common_id
 from vlmtool.models.build import build_beside, build_llm, build_projector, build_vision_encoder
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.reading import Reading
+from vlmtool.models.imports.fit import ImportReport
 from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
@@ -51,6 +52,8 @@ class Prepared:
     steps: int
     loaded: list[str]
     """Names of weights taken from the stage before."""
+    imported: ImportReport | None = None
+    """What became of the weights of another tool that the run starts from."""
 
 
 def build_runner(
@@ -91,7 +94,7 @@ def build_runner(
         **arguments, meta=meta, device=device, model=model, launcher=launcher, experiment_name=name,
         start=resume_from, force=force,
     )  # fmt: skip
-    return Prepared(runner, parts, feed.sets, feed.held_out_scan, feed.steps, start.loaded)
+    return Prepared(runner, parts, feed.sets, feed.held_out_scan, feed.steps, start.loaded, start.imported)
 
 
 def runner_arguments(

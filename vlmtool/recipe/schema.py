@@ -145,7 +145,7 @@ class Recipe(Section):
     runtime: Runtime = Runtime()
     planned: Planned | None = None
     init_from: str | None = None
-    """The stage before: a run folder (its last checkpoint), a checkpoint or a model folder."""
+    """The stage before: a run folder (its last checkpoint), a checkpoint or a model folder; or another tool's."""
     mmengine: dict[str, Any] = {}
     """Raw arguments of mmengine's Runner, over those that vlmtool derives."""
 
