@@ -16,6 +16,7 @@ from vlmtool.recipe.load import load_recipe
 from vlmtool.utils.hub import local_folder
 
 PROJECTORS = "vlmtool.models.projectors"
+STAGE_LR = "LR"  # stands for the learning rate that a stage gives the projector
 NATIVE_SIDE = 64  # px, of the demo's encoder
 
 
@@ -27,10 +28,10 @@ class Variant:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, module: str, cls_name: str, **options: int) -> "Variant":
+    def of(cls, name: str, module: str, cls_name: str, lr: str = STAGE_LR, **options: int) -> "Variant":
         """Another projector."""
         given = "".join(f", {key}={value}" for key, value in options.items())
-        return cls(name, (f"projector=dict(type='{PROJECTORS}.{module}.{cls_name}'{given}, lr=LR)",))
+        return cls(name, (f"projector=dict(type='{PROJECTORS}.{module}.{cls_name}'{given}, lr={lr})",))
 
 
 # 16 patches and an LLM of width 128: sizes are cut down from those of the real recipes.
@@ -43,7 +44,7 @@ VARIANTS = (
     Variant.of("pixel shuffle", "pixel_shuffle", "PixelShuffleProjector"),
     Variant.of(
         "q-former, 8 queries", "qformer", "QFormerProjector", num_queries=8, hidden_size=192, num_hidden_layers=4,
-        num_attention_heads=6, intermediate_size=512,
+        num_attention_heads=6, intermediate_size=512, lr="1e-3",
     ),
     Variant.of("perceiver, 8 latents", "resampler", "PerceiverResampler", num_latents=8, depth=2, num_heads=6),
     Variant("mlp, 96 px", ("vision_encoder.image_size=96",)),
@@ -93,7 +94,7 @@ def row(variant: Variant, folder: Path, data: Path, share: float) -> str:
 def overrides(variant: Variant, stage: str, folder: Path, data: Path, share: float) -> list[str]:
     """`--set` arguments of a stage; a projector keeps the learning rate that the stage gives it."""
     section = load_recipe(f"demo_{stage}")
-    values = [text.replace("LR", repr(section.projector.lr)) for text in variant.overrides]
+    values = [text.replace(STAGE_LR, repr(section.projector.lr)) for text in variant.overrides]
     values += [f"data.path={data}/{stage}.json", f"data.image_folder={data}/images"]
     if stage == "finetune":
         values += [f"data.val_path={data}/val.json", f"init_from={folder}/pretrain"]

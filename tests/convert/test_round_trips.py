@@ -1,0 +1,35 @@
+"""Written in another tool's format and read back: the model answers as the one that vlmtool's own folder holds."""
+
+import pytest
+import torch
+
+from tests.convert.conftest import LORA, input_ids, pixels
+from vlmtool.chat.load import load_chat_model
+from vlmtool.convert.pth_to_hf import pth_to_hf
+
+
+@torch.no_grad()
+def logits(generator):
+    """Of a prompt with an image in it."""
+    model = generator.model
+    ids = input_ids()[:1]
+    embeds = model.encode_images(pixels())[:1]
+    places = torch.full((1, len(embeds[0])), model.image_token_id)
+    ids = torch.cat([ids[:, :4], places, ids[:, 4:]], 1)
+    return model.llm(inputs_embeds=model.embed(ids, embeds)).logits.float()
+
+
+@pytest.mark.parametrize("save_format", ["huggingface", "official", "xtuner"])
+@pytest.mark.parametrize("llm", [{"lora": LORA}, {"lora": LORA, "quantization": "nf4"}, {"freeze": False}])
+def test_written_and_read_back_it_is_the_same_model(train, standins, tmp_path, save_format, llm):
+    run = train(llm=llm, vision_encoder={"lora": LORA})
+    own = load_chat_model(str(pth_to_hf(run.recipe, run.path, tmp_path / "own", fp32=True)))
+    folder = str(pth_to_hf(run.recipe, run.path, tmp_path / save_format, save_format, fp32=True))
+    if save_format == "xtuner":  # the bases stay beside it, as in XTuner's guide
+        base = (str(standins.llama), folder) if llm.get("freeze") is None else (folder,)
+        back = load_chat_model(*base, visual_encoder=str(standins.clip), prompt_template="vicuna")
+    else:
+        back = load_chat_model(folder, prompt_template="vicuna")
+    assert back.identity != own.identity  # read from files of its own
+    expected = logits(own)  # the huggingface format has a row for the image token
+    torch.testing.assert_close(logits(back)[..., : expected.shape[-1]], expected, rtol=0, atol=1e-4)
