@@ -46,7 +46,9 @@ VARIANTS = (
         "q-former, 8 queries", "qformer", "QFormerProjector", num_queries=8, hidden_size=192, num_hidden_layers=4,
         num_attention_heads=6, intermediate_size=512, lr="1e-3",
     ),
-    Variant.of("perceiver, 8 latents", "resampler", "PerceiverResampler", num_latents=8, depth=2, num_heads=6, lr="1e-3"),
+    Variant.of(
+        "perceiver, 8 latents", "resampler", "PerceiverResampler", num_latents=8, depth=2, num_heads=6, lr="1e-3"
+    ),
     Variant("mlp, 96 px", ("vision_encoder.image_size=96",)),
     Variant("mlp, tiles", ("vision_encoder.tiles=((1, 2), (2, 1), (2, 2))", "data.pad_to_square=False")),
 )  # fmt: skip
