@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from transformers import AutoProcessor
 
 from tests.convert.conftest import LORA, Train
 from vlmtool.convert.card import card, code
@@ -26,6 +27,19 @@ def test_every_format_has_one(save_format, train: Train, standins, tmp_path):
     assert [fact for fact in said if fact not in text] == []
     opening = {"huggingface": "AutoModelForImageTextToText", "official": "load_pretrained_model"}
     assert {**opening, "xtuner": "LLaVA_XTuner(", "vlmtool": "vlmtool chat"}[save_format] in text
+
+
+def test_what_the_card_says_of_opening_runs(train: Train, standins, tmp_path, capsys):
+    run = train(llm={"lora": LORA})
+    folder = pth_to_hf(run.recipe, run.path, tmp_path / "out", "huggingface", fp32=True)
+    (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    picture = next(standins.images.glob("*.jpg"))
+    program = program.replace("path/of/this/folder", str(folder)).replace("picture.jpg", str(picture))
+    capsys.readouterr()
+    exec(program.replace('device_map="auto"', "").replace("max_new_tokens=200", "max_new_tokens=5"), {})
+    assert capsys.readouterr().out.strip()
+    pillow = AutoProcessor.from_pretrained(folder, backend="pil").image_processor
+    assert type(pillow).__name__ == "LlavaImageProcessorPil" and pillow.do_pad
 
 
 def test_a_merged_folder_has_its_own(train: Train, tmp_path):

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoProcessor,
     LlavaImageProcessorPil,
@@ -68,7 +67,6 @@ def _prepare(tokenizer: PreTrainedTokenizerBase, jinja: str) -> None:
     if tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token):
         # Processors of transformers leave the tokenizer's own tokens out only where a prompt begins with BOS.
         tokenizer.add_bos_token = tokenizer.add_eos_token = False
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
 
 
 def _image_processor(fit: LlavaFit) -> BaseImageProcessor:
