@@ -32,7 +32,7 @@ from tests.standins import SPECIAL, make_clip, make_tokenizer
 SIDE, PATCH = 32, 16  # px: 4 patches
 WIDTH = 64
 IMAGE_ID = len(SPECIAL)
-PINPOINTS = [[32, 64], [64, 32], [64, 64]]  # px, height and width
+PINPOINTS = [[32, 64], [32, 96], [64, 64]]  # px, height and width
 # As the processors of LLaVA have it: images first, then text.
 TYPED_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"

@@ -13,6 +13,7 @@ from tests.foreign_models import (
     IMAGE_ID,
     LLAVA_NAMES,
     OLD_TOWER,
+    PINPOINTS,
     TRANSFORMERS_5,
     TYPED_TEMPLATE,
     Reference,
@@ -161,7 +162,7 @@ def test_a_tiled_model_in_llavas_own_layout_answers_as_that_of_transformers(tile
     template.write_text(TYPED_TEMPLATE)
     folder = make_llava_layout(
         tmp_path / "next", tiled, write_tower(tmp_path / "tower", tiled), image_aspect_ratio="anyres",
-        mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
+        mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=PINPOINTS,
     )  # fmt: skip
     check_same(load(folder, prompt_template=template), tiled.model, tiled.folder)
 

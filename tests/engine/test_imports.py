@@ -27,8 +27,10 @@ from tests.foreign_models import (
 )
 from tests.legacy.checkpoints import make_legacy_checkpoint
 from tests.standins import make_tokenizer
+from vlmtool.chat.load import load_chat_model
 from vlmtool.cli.invoke import invoke
 from vlmtool.cli.main import app
+from vlmtool.convert.pth_to_hf import pth_to_hf
 from vlmtool.data.templates.library import find_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.engine.build import build_model
@@ -411,6 +413,18 @@ def test_a_run_tells_what_it_took_and_where_it_comes_from(run, llava, tmp_path, 
     assert invoke(app, ["inspect", str(folder)], debug=False) == 0
     assert "LLaVA model of transformers" in (out := capsys.readouterr().out)
     assert f"{part_hash(llava.folder)[:12]} agrees" in out
+
+
+def test_a_folder_trained_on_a_llava_of_transformers_chats(run, llava, tmp_path):
+    parts = [f"{part}.path={str(llava.folder)!r}" for part in ("llm", "vision_encoder")]
+    lora = "llm.lora=dict(r=8, alpha=16)"
+    folder = run("next", *parts, lora, "schedule.max_steps=1", f"init_from={str(llava.folder)!r}")
+    hf = pth_to_hf(None, folder / "iter_1.pth", tmp_path / "hf")
+    model = load_chat_model(str(hf), device="cpu").model
+    trained, wanted = read_checkpoint(folder / "iter_1.pth").state_dict, ours(llava)
+    own = {name.replace("base_model.model.", "").replace(".base_layer", ""): p for name, p in model.named_parameters()}
+    for name, value in wanted.items():
+        assert torch.equal(own[name], trained.get(name, value)), name
 
 
 def test_the_dry_run_tells_it_before(small, llava, tmp_path, capsys):

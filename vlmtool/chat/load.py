@@ -26,7 +26,7 @@ from vlmtool.models.imports.encoder import put_over
 from vlmtool.models.manifest import FILE_NAME
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
-from vlmtool.utils.distributed import local_gpu
+from vlmtool.utils.distributed import is_main, local_gpu
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
 from vlmtool.utils.remote_code import check_trusted
 from vlmtool.utils.terminal import clean, err
@@ -81,7 +81,7 @@ def build_generator(
     """Load what the plan names."""
     tokenizer = load_tokenizer(plan.tokenizer, trust_remote_code)
     template = _template(plan, tokenizer.chat_template)
-    if plan.told:
+    if plan.told and is_main():
         err().print(clean(f"{plan.told}; prompts by {template.name or 'the chat template of its tokenizer'}."))
     identity = identity_of(plan, template, f"{dtype} {quantization}")
     llm: nn.Module = build_llm(

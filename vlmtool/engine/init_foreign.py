@@ -52,7 +52,7 @@ def load_foreign(
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     tied = model.state_dict().keys() - own
     sha256 = foreign_hash(source.path)
-    kept = {part: _why_kept(setup, part, sha256) for part in _not_whole(model)}
+    kept = {part: _why_kept(setup, part, sha256, source.kind) for part in _not_whole(model)}
     fitted = _fitting(fit(source, own, tied, kept), model, source)
     check_setup(_setup_of(source, fitted, setup, model), setup, where, guard)
     _check_alpha(source, model, guard)
@@ -85,11 +85,13 @@ def _not_whole(model: VisionLanguageModel) -> list[str]:
     return [name for name, part in parts.items() if not all(weight.requires_grad for weight in part.parameters())]
 
 
-def _why_kept(setup: Setup, part: str, sha256: str) -> str:
+def _why_kept(setup: Setup, part: str, sha256: str, kind: Kind) -> str:
     path, identity = setup.parts[part]
     if identity.weights == sha256:
         return f"the recipe's {part} is this very folder"
-    return f"the recipe does not train the whole {part}, so it stays '{path}' (name this folder there to use its own)"
+    serves = kind is Kind.HF_LLAVA or (kind is Kind.LLAVA and part == "llm")
+    hint = f" (to use this one, name the folder as {part}.path)" if serves else ""
+    return f"the recipe does not train the whole {part}, so it stays '{path}'{hint}"
 
 
 def _setup_of(source: Foreign, fitted: Fitted, now: Setup, model: VisionLanguageModel) -> Setup:
