@@ -28,10 +28,17 @@ GOES = """
 import os, signal, torch, torch.distributed as dist
 from vlmtool.engine.device import start_process_group
 from vlmtool.engine.peers import losing_peers
+from vlmtool.utils.distributed import gather_lists, rank, share_trained
 with losing_peers():
     start_process_group("pytorch", torch.device("cpu"))
-    dist.barrier()
-    if os.environ["RANK"] == "1":
+    torch.manual_seed(rank())
+    part = torch.nn.Linear(2, 2)
+    part.bias.requires_grad_(False)
+    share_trained(part)
+    for values in (part.weight, part.bias):
+        first, second = gather_lists([values.tolist()])
+        print(first == second, flush=True)
+    if rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     dist.all_reduce(torch.ones(1))
 """
@@ -66,17 +73,18 @@ def test_processes_that_do_not_come_are_told(alone):
         start_process_group("pytorch", torch.device("cpu"), timedelta(seconds=1))
 
 
-def test_a_killed_process_is_told_by_the_other():
+def test_processes_share_what_is_trained_and_a_killed_one_is_told_by_the_other():
     variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29744", "PYTHONPATH": str(ROOT)}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", GOES], stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", GOES], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         ) for rank in (0, 1)
     ]  # fmt: skip
-    said = [rank.communicate(timeout=100)[1] for rank in ranks]
+    said = [rank.communicate(timeout=100) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [1, -9], said
-    assert "VlmtoolError: stopped, as another process is gone" in said[0]
+    assert [out for out, _ in said] == ["True\nFalse\n"] * 2  # the trained weight of rank 0, each its own frozen bias
+    assert "VlmtoolError: stopped, as another process is gone" in said[0][1]
 
 
 def test_processes_that_differ_are_told(monkeypatch):
