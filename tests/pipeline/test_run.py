@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from vlmtool.pipeline.standing import STATE_FILE
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import sha256
 
+STAGES = ("align", "tune")
 ALL = ["train align", "train tune", "pth_to_hf", "merge", "eval"]
 CONFIRMED = ["train align --resume", "train tune --resume"]
 
@@ -178,6 +181,20 @@ def test_a_replaced_checkpoint_of_the_last_stage_is_told_and_scored(work, copy, 
     assert work.verbs == ["train tune --resume", *ALL[2:]]
     assert "is not the checkpoint that this stage ended with" in capsys.readouterr().err
     assert read_manifest(copy / "tune/merged").parents[0]["sha256"] == sha256(copy / "tune/iter_4.pth")
+
+
+def test_the_real_command_goes_on_and_ends_with_a_table(work, copy):
+    """Only the conversion is left; `test_soak.py` takes the real command through whole."""
+    shutil.rmtree(copy / "tune/hf")
+    words = ["run", *work.configs, "--work-dir", str(copy), "--eval", f"mmbench:{work.table}"]
+    command = [sys.executable, "-m", "vlmtool", *words]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0 and run.stderr.count("$ vlmtool ") == 1, run.stderr
+    assert (copy / "tune/hf/vlmtool.json").is_file()
+    table = "".join(run.stdout[run.stdout.index("last loss") :].split())
+    losses = [json.loads((copy / name / "train_log.jsonl").read_text().splitlines()[-1])["loss"] for name in STAGES]
+    assert all(f"{loss:.4f}" in table for loss in losses) and "CircularEval:0.0" in table
+    assert f"vlmtool inspect {copy / 'tune/merged'}" in run.stdout
 
 
 class Killed(BaseException):

@@ -77,7 +77,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(work, tmp_path):
     run = start(words)
     wait_for(tmp_path / "align/train_log.jsonl", 3, run)
     run.terminate()
-    said, _ = run.communicate(timeout=60)
+    said, _ = run.communicate(timeout=300)
     assert run.returncode == 143 and "Stopped by a signal" in said and "Traceback" not in said, said
     done = finish(words)
     assert "Going on from" in done and (tmp_path / "tune/merged/vlmtool.json").is_file()
@@ -89,7 +89,7 @@ def test_a_training_whose_pipeline_is_killed_saves_itself(work, tmp_path):
     run = start(words)
     wait_for(tmp_path / "align/train_log.jsonl", 3, run)
     run.kill()
-    said, _ = run.communicate(timeout=60)  # the pipe closes when the training has ended too
+    said, _ = run.communicate(timeout=300)  # the pipe closes when the training has ended too
     assert "is gone" in said and "Stopped by a signal" in said, said
 
 
