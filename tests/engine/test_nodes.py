@@ -45,6 +45,7 @@ def end(runs: Sequence[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
     return [run.returncode for run in runs], said
 
 
+@pytest.mark.soak
 def test_two_nodes_are_one_process(run, small, tmp_path):
     one = run("one", *SAME, "schedule.max_steps=2")
     codes, said = end(
@@ -55,6 +56,7 @@ def test_two_nodes_are_one_process(run, small, tmp_path):
     assert said[1] == "" and "Saved" in said[0]  # rank 0 tells, on its node
 
 
+@pytest.mark.soak
 def test_slurm_tasks_are_one_process_and_stop_on_its_signal(run, small, tmp_path):
     one, folder = run("one", *SAME, "schedule.max_steps=2"), tmp_path / "slurm"
     words = [*command(small, folder, *TWO, ENDLESS), "--launcher", "slurm"]
