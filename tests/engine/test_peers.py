@@ -70,7 +70,7 @@ def test_a_taken_port_is_told(monkeypatch):
 def test_processes_that_do_not_come_are_told(alone):
     alone(world_size=2)
     with pytest.raises(VlmtoolError, match=r"did not meet at 127.0.0.1:29743: .*1/2.*\n.*every node"):
-        start_process_group("pytorch", torch.device("cpu"), timedelta(seconds=1))
+        start_process_group("pytorch", torch.device("cpu"), wait=timedelta(seconds=1))
 
 
 def test_processes_share_what_is_trained_and_a_killed_one_is_told_by_the_other():
