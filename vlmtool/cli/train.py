@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.files import no_file
 
 
 def train(
@@ -31,7 +32,7 @@ def train(
 ) -> None:
     """Train a recipe. NPROC_PER_NODE=8 in front starts eight processes."""
     if resume_from is not None and not resume_from.is_file():
-        raise UsageError(f"--resume-from: there is no file '{resume_from}'.\nRun folders hold iter_N.pth.")
+        raise UsageError(f"--resume-from: {no_file(resume_from)}.\nRun folders hold iter_N.pth.")
     if launcher not in ("none", "pytorch"):
         raise UsageError(f"--launcher {launcher}: not known.\nGive none or pytorch.")
     if deep and not dry_run:
