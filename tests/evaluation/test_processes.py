@@ -73,7 +73,11 @@ def answers(folder: Path) -> list[dict]:
 
 
 def count_lines(folder: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions*.jsonl"))
+    """0 where a file was joined with another meanwhile: it is looked at again."""
+    try:
+        return sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions*.jsonl"))
+    except FileNotFoundError:
+        return 0
 
 
 def kill_when(process: subprocess.Popen, folder: Path, lines: int) -> None:
