@@ -20,7 +20,8 @@ from vlmtool.convert.inspect import inspect_path
 from vlmtool.models.checkpoint import last_checkpoint, read_checkpoint
 from vlmtool.models.fingerprint import SHORT
 from vlmtool.models.manifest import read_manifest
-from vlmtool.pipeline.run import CommandFailed
+from vlmtool.pipeline.run import CommandFailed, train_words
+from vlmtool.pipeline.stages import Pipeline
 from vlmtool.pipeline.standing import STATE_FILE
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import sha256
@@ -292,3 +293,14 @@ def test_dry_run_shows_what_is_done_and_does_nothing(work, copy, capsys):
     assert code == 0 and "tobetrainedagain:was" in said
     assert said.count("thistrainingcanrun") == 1
     assert sorted(file for file in copy.rglob("*")) == before
+
+
+def test_deepspeed_is_for_every_stage(work, tmp_path, monkeypatch):
+    def stop(pipeline: Pipeline, *_: object) -> None:
+        words = [train_words(stage, None, has_checkpoint=False) for stage in pipeline.stages]
+        assert all(line[-2:] == ["--set", "runtime.strategy='zero2'"] for line in words)
+        raise CommandFailed(7)
+
+    monkeypatch.setattr("vlmtool.pipeline.run.run_pipeline", stop)
+    with pytest.raises(CommandFailed):
+        invoke(app, ["run", *work.configs, "--work-dir", str(tmp_path), "--deepspeed", "zero2"], debug=False)

@@ -30,6 +30,10 @@ Seed = Annotated[int, typer.Option(help="Seed of the random numbers (answers are
 Launcher = Annotated[
     str, typer.Option(help="What started this process: none, pytorch (torchrun), slurm (srun) or mpi (mpirun).")
 ]
+DeepSpeed = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="zero1, zero2, zero2_offload, zero3, zero3_offload or a JSON file."),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Go on where an adapter was trained on another base, if its shapes fit.")
 ]
@@ -49,6 +53,11 @@ def check_launcher(launcher: str) -> None:
         raise UsageError(
             f"--launcher {launcher}: unknown.{did_you_mean(launcher, LAUNCHERS)} Use one of: {', '.join(LAUNCHERS)}."
         )
+
+
+def strategy(deepspeed: str | None) -> list[str]:
+    """What `--deepspeed` changes in a recipe."""
+    return [f"runtime.strategy={deepspeed!r}"] if deepspeed is not None else []
 
 
 def existing(option: str, value: str, advice: str, is_folder_fine: bool = False) -> Path:

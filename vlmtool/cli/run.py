@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlmtool.cli import options
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.terminal import clean, err, out
 
@@ -37,6 +38,7 @@ def run(
         list[str] | None,
         typer.Option("--eval", metavar="BENCHMARK:FILE", help="Score the result on it; may be given again."),
     ] = None,
+    deepspeed: options.DeepSpeed = None,
     repeat: Annotated[
         bool,
         typer.Option("--repeat", help="Train stages again whose recipe, or the stage before, changed; keep the old."),
@@ -55,7 +57,8 @@ def run(
     from vlmtool.pipeline.stages import read_pipeline
 
     launch = launch_settings(os.environ)
-    pipeline = read_pipeline(configs, [*(set_ or []), *(cfg_options or [])], work_dir, eval_ or [])
+    sets = [*(set_ or []), *(cfg_options or []), *options.strategy(deepspeed)]
+    pipeline = read_pipeline(configs, sets, work_dir, eval_ or [])
 
     from vlmtool.pipeline.checks import check_pipeline, look
     from vlmtool.pipeline.overview import end_table, plan_table

@@ -21,10 +21,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the work dir.")] = False,
     resume_from: Annotated[Path | None, typer.Option(help="Go on from this checkpoint.")] = None,
     seed: Annotated[int | None, typer.Option(help="Takes the place of runtime.seed.")] = None,
-    deepspeed: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="zero1, zero2, zero2_offload, zero3, zero3_offload or a JSON file."),
-    ] = None,
+    deepspeed: options.DeepSpeed = None,
     launcher: options.Launcher = "none",
     force: Annotated[
         bool, typer.Option("--force", help="Go on where parts are mixed up but could work; it is recorded.")
@@ -40,11 +37,9 @@ def train(
     options.check_launcher(launcher)
     if deep and not dry_run:
         raise UsageError("--deep: belongs to --dry-run.\nAdd --dry-run, or drop --deep.")
-    overrides = [*(set_ or []), *(cfg_options or [])]
+    overrides = [*(set_ or []), *(cfg_options or []), *options.strategy(deepspeed)]
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
-    if deepspeed is not None:
-        overrides.append(f"runtime.strategy={deepspeed!r}")
 
     from vlmtool.engine.first_look import check_paths
     from vlmtool.engine.launch import launch_settings, run_processes
