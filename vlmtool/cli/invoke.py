@@ -3,19 +3,18 @@
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from vlmtool.utils.errors import VlmtoolError, did_you_mean, message_lines
 from vlmtool.utils.failure import report
+from vlmtool.utils.places import place_of
 from vlmtool.utils.terminal import clean
 
 # The base of every complaint about a command line: typer exports it by name only since 0.29.
 CommandLineError: type[Any] = typer.BadParameter.__mro__[2]
 LONGEST = 600  # characters of one line: a message may quote a whole record
-PACKAGE = Path(__file__).parents[1]
 
 
 def invoke(app: typer.Typer, arguments: list[str], debug: bool) -> int:
@@ -66,11 +65,10 @@ def usage_lines(error: Any) -> list[str]:
 
 
 def defect_lines(error: Exception) -> list[str]:
-    """An exception that nobody expected: its name, the last place in vlmtool that it passed, and how to see more."""
+    """An exception that nobody expected: its name, the last place that it passed here, and how to see more."""
     message = next((line for line in str(error).splitlines() if line.strip()), "")
     what = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(PACKAGE)]
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "outside vlmtool"
+    where = place_of(error) or "outside vlmtool"
     return [what, f"Raised in {where}.", "Run again with --debug for the traceback."]
 
 

@@ -89,7 +89,7 @@ def planned_encoder(recipe: Recipe, folder: Path, beside: Path | None = None) ->
     if beside is None:
         return encoder
     second = _planned_weights(beside, beside_reading(encoder))
-    return put_beside(encoder, second, colours_of(folder, beside)).requires_grad_(False)
+    return put_beside(encoder, second, colours_of(folder, beside)).to("meta").requires_grad_(False)
 
 
 def _planned_weights(folder: Path, reading: Reading) -> PreTrainedModel:

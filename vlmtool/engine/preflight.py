@@ -22,6 +22,7 @@ from vlmtool.engine.run_folder import lies_in
 from vlmtool.engine.trainable import check_trainable, num_parameters
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.models.damage import check_weight_files
+from vlmtool.models.flow import check_tokens, picture_features
 from vlmtool.models.parts import BESIDE
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row, counted
@@ -65,6 +66,7 @@ def preflight(
     report.rows += check_templates(recipe, parts)
     data = check_records(report, recipe, parts, deep)
     _check_prompts(report, recipe)
+    _check_flow(report, parts)
     # Counted by the file's path as pathlib writes it: `data.json`, also where the recipe says `./data.json`.
     files = data.files if data is not None else {}
     counts = [files.get(str(Path(given.path)), FileCounts()) for given in recipe.training_sets]
@@ -76,15 +78,16 @@ def preflight(
 
 
 def quick_checks(recipe: Recipe, work_dir: Path, num_processes: int = 1) -> list[Row]:
-    """Errors and warnings of the checks that every start makes: pictures of questions, template, disk, memory.
+    """Errors and warnings of the checks that every start makes: pictures, shapes, template, disk, memory.
 
     A part that cannot be used is left to where it is built, which says so.
     """
     parts = _look_at_parts(PreflightReport(), recipe)
-    prompts = PreflightReport()
-    _check_prompts(prompts, recipe)
+    found = PreflightReport()
+    _check_prompts(found, recipe)
+    _check_flow(found, parts)
     plan = step_plan(recipe, [0] * len(recipe.training_sets), num_processes)  # nothing has been read
-    rows = prompts.rows + _resources(recipe, parts, work_dir, num_processes, plan) + check_templates(recipe, parts)
+    rows = found.rows + _resources(recipe, parts, work_dir, num_processes, plan) + check_templates(recipe, parts)
     return [row for row in rows if row.level != "ok"]
 
 
@@ -151,6 +154,15 @@ def _check_prompts(report: PreflightReport, recipe: Recipe) -> None:
     images = [prompt.image for prompt in recipe.data.sample_prompts if prompt.image]
     for image in images:
         report.attempt("sample_prompts", open_picture, Path(recipe.data.image_folder) / image)
+
+
+def _check_flow(report: PreflightReport, parts: PlannedParts) -> None:
+    """A picture's way through parts that fit together as far as their configs tell."""
+    if parts.transform is None or parts.vision_encoder is None or parts.projector is None:
+        return
+    features = report.attempt("vision_encoder", picture_features, parts.vision_encoder)
+    if features is not None:
+        report.attempt("projector", check_tokens, parts.projector, features)
 
 
 def _resources(recipe: Recipe, parts: PlannedParts, work_dir: Path, num_processes: int, plan: StepPlan) -> list[Row]:

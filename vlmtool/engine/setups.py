@@ -45,6 +45,7 @@ def setup_of_checkpoint(meta: Mapping[str, Any], names: Iterable[str]) -> Setup:
 
 
 def setup_of_folder(folder: Path, manifest: Manifest) -> Setup:
+    """How the model of a folder is put together, as its manifest says."""
     encoder = manifest.vision_encoder
     entries = {"llm": manifest.llm, "vision_encoder": encoder}
     trained = {name for name, entry in entries.items() if entry.adapter is not None}

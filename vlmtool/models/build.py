@@ -1,6 +1,7 @@
 """From parts to the composed model. Each function builds one part and says what of it is trained."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
 from vlmtool.models.prefix import PrefixSettings, add_prefix
 from vlmtool.models.projectors.base import Projector
 from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean, shortened
-from vlmtool.utils.imports import import_class
+from vlmtool.utils.imports import import_class, told
 
 SHIPPED_PROJECTORS = (
     "vlmtool.models.projectors.mlp.MLPProjector",
@@ -121,11 +122,16 @@ def build_projector(
         row_end: with a token after each row of a tiled picture.
 
     Raises:
-        RecipeError: no such class, or it does not take these options.
+        RecipeError: no such class, it does not take these options, or would not be built again with them.
     """
     if "." not in type_name:
         raise RecipeError(_no_projector(type_name))
     cls = import_class(type_name, "projector.type")
+    if not (isinstance(cls, type) and issubclass(cls, Projector)):
+        raise RecipeError(
+            f"projector.type = '{type_name}' is no projector.\nIts class must derive from vlmtool's Projector "
+            "(docs/extending.md)."
+        )
     known = [
         name for name in inspect.signature(cls).parameters if name not in ("vision_hidden_size", "llm_hidden_size")
     ]
@@ -137,11 +143,29 @@ def build_projector(
             )
     try:
         projector = cls(vision_hidden_size, llm_hidden_size, **options)
-    except (TypeError, ValueError, KeyError) as error:
-        raise RecipeError(f"projector: {cls.__name__} cannot be built with {options}: {error}") from error
+    except Exception as error:  # the class may be the user's own, which may raise anything
+        reason = (
+            str(error)
+            if cls.__module__.startswith("vlmtool.") and isinstance(error, TypeError | ValueError | KeyError)
+            else told(error)
+        )
+        raise RecipeError(f"projector: {cls.__name__} cannot be built with {options}: {reason}") from error
+    _check_options(projector, options)
     if row_end:
         projector.add_row_end()
     return projector.to(device).requires_grad_(not freeze)
+
+
+def _check_options(projector: Projector, given: dict[str, Any]) -> None:
+    """What a model folder will know of the projector is what it was built with."""
+    said, name = projector.options(), type(projector).__name__
+    for key, value in given.items():
+        if key not in said or (value is not None and json.dumps(said[key]) != json.dumps(value)):
+            has = f"says {said[key]!r} for" if key in said else "leaves out"
+            raise RecipeError(
+                f"projector: {name}.options() {has} '{key}', which is {value!r}: the model would be read back wrong.\n"
+                "options() returns every argument beyond the two widths (docs/extending.md)."
+            )
 
 
 def _no_projector(name: str) -> str:

@@ -2,7 +2,8 @@
 
 import importlib
 
-from vlmtool.utils.errors import RecipeError, shortened
+from vlmtool.utils.errors import RecipeError, message_lines, shortened
+from vlmtool.utils.places import place_of
 
 
 def import_class(dotted: str, where: str) -> type:
@@ -12,7 +13,7 @@ def import_class(dotted: str, where: str) -> type:
         where: the recipe key, for the error.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is none, or its module raised an error.
     """
     module, _, name = dotted.rpartition(".")
     if not module:
@@ -22,7 +23,26 @@ def import_class(dotted: str, where: str) -> type:
         )
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module may be the user's own, which may raise anything
+        if not _is_absent(error, module, name):
+            raise RecipeError(
+                f"{where} = '{dotted}': importing its module failed: {told(error)}\nMend that, then start again."
+            ) from error
         raise RecipeError(
             f"{where} = '{dotted}': {error}.\nGive a class or its dotted path; its module must be on the Python path."
         ) from error
+
+
+def told(error: BaseException) -> str:
+    """Name, message and place of an error in code of the user's."""
+    place, message = place_of(error), getattr(error, "msg", None) or message_lines(error)[0]
+    return f"{type(error).__name__}: {message}" + (f" ({place})" if place else "")
+
+
+def _is_absent(error: Exception, module: str, name: str) -> bool:
+    """The module or the class is not there, rather than that something in it went wrong."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name is not None and f"{module}.".startswith(f"{error.name}.")
+    if isinstance(error, AttributeError):
+        return error.name == name
+    return isinstance(error, ValueError) and not module.strip(".")
