@@ -195,11 +195,19 @@ def test_data_schedule_and_place_of_the_bases_may_differ(train, standins, tmp_pa
     moved = shutil.copytree(standins.llama, tmp_path / "moved")
     run = train(llm={"lora": LORA})
     llm = run.recipe.llm.model_copy(update={"path": str(moved), "lr": 1e-5})
-    data = run.recipe.data.model_copy(update={"path": "elsewhere.json", "pad_to_square": False})
+    data = run.recipe.data.model_copy(update={"path": "elsewhere.json"})
     other = run.recipe.model_copy(update={"llm": llm, "data": data})
     manifest = read_manifest(pth_to_hf(other, run.path, tmp_path / "hf"))
     assert manifest.llm.base == str(moved)
     assert manifest.pad_to_square  # as it was trained
+
+
+def test_another_padding_is_refused_as_it_belongs_to_the_model(train, tmp_path):
+    run = train(llm={"lora": LORA})
+    data = run.recipe.data.model_copy(update={"pad_to_square": False})
+    other = run.recipe.model_copy(update={"data": data})
+    with pytest.raises(CheckpointError, match="data.pad_to_square = True, but the recipe says False"):
+        pth_to_hf(other, run.path, tmp_path / "hf")
 
 
 def test_bases_are_recorded_by_a_name_that_holds(train, standins, tmp_path, monkeypatch):

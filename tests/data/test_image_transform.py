@@ -133,5 +133,11 @@ def test_the_header_gives_the_size_of_a_picture_that_is_cut(picture):
 
 def test_the_processor_is_loaded_in_its_pil_form(encoder_folder, tmp_path: Path):
     assert type(load_image_processor(encoder_folder)).__name__ == "CLIPImageProcessorPil"
-    with pytest.raises(CheckpointError, match="image processor cannot be loaded"):
+    with pytest.raises(CheckpointError, match="there is no image processor"):
+        load_image_processor(tmp_path)
+
+
+def test_a_damaged_image_processor_is_told_with_its_file(encoder_folder, tmp_path: Path):
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor", ')
+    with pytest.raises(CheckpointError, match="(?s)cannot be loaded: .*Mend or replace preprocessor_config.json"):
         load_image_processor(tmp_path)

@@ -156,3 +156,25 @@ def test_glm4_prints_what_its_own_template_does(renderer, tokenizer):
 def test_gemma_takes_a_system_text_without_a_question(renderer, tokenizer):
     ids = renderer("gemma").sample(Conversation("a", (SYSTEM, SYSTEM, assistant("A")))).input_ids
     assert tokenizer.decode(ids) == "<s><start_of_turn>user\nBe brief.\n\nBe brief.\n\nA<end_of_turn>\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{# stop_words: ['</s>'] #}\n{{ 1 }}", "its stop words are Expecting value.*JSON list, in double quotes"),
+        (b"{# stop_words: oops #}\n{{ 1 }}", "its stop words are .*JSON list"),
+        (b'{# stop_words: "<|end|>" #}\n{{ 1 }}', "its stop words are no list of words"),
+        (b'{# stop_words: ["<|end|>", 7] #}\n{{ 1 }}', "its stop words are no list of words"),
+        (
+            b'{# stop_words: ["a"] #}\n{% for m in messages %}\n{{ m.content }\n{% endfor %}',
+            r"mine.jinja:3: unexpected",
+        ),
+        ("{{ 'größe' }}".encode("latin-1"), "cannot be read as UTF-8"),
+    ],
+)
+def test_a_file_of_ones_own_that_is_wrong_names_itself(tmp_path, content, said):
+    file = tmp_path / "mine.jinja"
+    file.write_bytes(content)
+    with pytest.raises(RecipeError, match=f"(?s)^llm.template: .*{said}") as caught:
+        find_template(str(file), None)
+    assert str(file) in str(caught.value)

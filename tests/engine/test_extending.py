@@ -69,6 +69,8 @@ def test_a_users_projector_encoder_and_language_model_train_and_chat(lab, monkey
     assert "AIMv2Encoder" in (lab / "work_dirs" / "my_pretrain" / "recipe.py").read_text()
     converted = vlmtool(lab, convert)
     assert converted.returncode == 0, converted.stderr
+    [advised] = [line for line in converted.stdout.splitlines() if "vlmtool chat" in line]
+    assert advised.endswith(" --trust-remote-code")
 
     question = ["--question", "What is it?", "--max-new-tokens", "4"]
     refused = vlmtool(lab, [*(word for word in chat if word != "--trust-remote-code"), *question])

@@ -86,7 +86,9 @@ def test_store_merges_what_a_killed_run_of_several_processes_left(tmp_path):
 def test_answers_of_another_model_are_kept_aside_and_found_again(tmp_path):
     store = AnswerStore(tmp_path)
     store.append(store.path, [Answer(1, "A", "first"), Answer(2, "B", "first")])
+    assert store.others({1: "second", 2: "second"}) == 2 and store.others({1: "first", 2: "first"}) == 0
     assert store.settle({1: "second", 2: "second"}) == {}
+    assert store.others({1: "second", 2: "second"}) == 0
     store.append(store.path, [Answer(1, "C", "second")])
     assert store.settle({1: "first", 2: "first"}) == {1: "A", 2: "B"}
     assert store.settle({1: "second", 2: "second"}) == {1: "C"}

@@ -75,6 +75,11 @@ def test_override_without_value():
         load_recipe(NAME, ["schedule.lr"])
 
 
+def test_an_entry_of_a_list_is_no_key():
+    with pytest.raises(UsageError, match=r"a list has no keys.\nGive it anew, whole: --set 'data.sets=\[…\]'"):
+        load_recipe("demo_pretrain", ["data.sets.0.weight=2"])
+
+
 def test_unknown_name_shows_the_nearest():
     with pytest.raises(UsageError, match="Did you mean 'llava_vicuna_7b_v15_finetune'"):
         load_recipe("llava_vicuna_7b_v15_finetun")

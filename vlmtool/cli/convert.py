@@ -9,11 +9,13 @@ import typer
 
 from vlmtool.cli.options import TrustRemoteCode
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.files import no_file
 from vlmtool.utils.terminal import clean
 
 _SHARD = typer.Option(metavar="SIZE", help="Largest weight file, such as 2GB or 500MB.")
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[KMGT]B", re.IGNORECASE)
 _FORCE = typer.Option("--force", help="Go on where parts are mixed up but could work; it is recorded.")
+_TRUST = " --trust-remote-code"
 _ASK = "--image PICTURE.jpg --question 'What is in the picture?'"
 
 
@@ -37,23 +39,25 @@ def pth_to_hf(
     """Turn a training's .pth into a model folder that vlmtool, transformers and peft load, or that other tools do."""
     _check_size(max_shard_size)
     if not pth.is_file():
-        raise UsageError(f"PTH: there is no file '{pth}'.\nRun folders hold iter_N.pth, the newest in last_checkpoint.")
+        raise UsageError(f"PTH: {no_file(pth)}.\nRun folders hold iter_N.pth, the newest in last_checkpoint.")
     from vlmtool.convert.pth_to_hf import check_format
     from vlmtool.convert.pth_to_hf import pth_to_hf as convert
     from vlmtool.recipe.load import load_recipe
 
     check_format(save_format)
-    recipe = load_recipe(config, [*(set_ or []), *(cfg_options or [])])
+    allowed = ["runtime.trust_remote_code=True"] if trust_remote_code else []
+    recipe = load_recipe(config, [*(set_ or []), *(cfg_options or []), *allowed])
     convert(recipe, pth, save_path, save_format, fp32, max_shard_size, force)
     _report(save_path)
     if save_format != "vlmtool":
         _print_opening(save_path, recipe.llm.quantization if save_format != "xtuner" else None)
         return
-    steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
+    trust = _TRUST if recipe.runtime.trust_remote_code or recipe.own_classes else ""
+    steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}{trust}"]
     adapters = [save_path / name for name in ("llm_adapter", "visual_encoder_adapter")]
     if recipe.llm.prefix is None and any(folder.is_dir() for folder in adapters):
         merged = save_path.with_name(f"{save_path.resolve().name}_merged")
-        steps.append(f"vlmtool convert merge {_quoted(save_path)} {_quoted(merged)}")
+        steps.append(f"vlmtool convert merge {_quoted(save_path)} {_quoted(merged)}{trust}")
     _print_next(steps)
 
 
@@ -93,7 +97,7 @@ def merge(
         merge_part(base, adapter, save_path, is_clip, device, max_shard_size, force, trust_remote_code)
         steps = [_use_part(save_path, Path(adapter).resolve().parent)]
     _report(save_path)
-    _print_next(steps)
+    _print_next([f"{step}{_TRUST if trust_remote_code else ''}" for step in steps])
 
 
 def native(

@@ -9,6 +9,7 @@ import typer
 
 from vlmtool.cli import options
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.files import no_file
 
 
 def train(
@@ -33,7 +34,7 @@ def train(
 ) -> None:
     """Train a recipe. NPROC_PER_NODE=8 in front starts eight processes."""
     if resume_from is not None and not resume_from.is_file():
-        raise UsageError(f"--resume-from: there is no file '{resume_from}'.\nRun folders hold iter_N.pth.")
+        raise UsageError(f"--resume-from: {no_file(resume_from)}.\nRun folders hold iter_N.pth.")
     options.check_launcher(launcher)
     if deep and not dry_run:
         raise UsageError("--deep: belongs to --dry-run.\nAdd --dry-run, or drop --deep.")

@@ -24,6 +24,7 @@ from vlmtool.utils.imports import import_class
 from vlmtool.utils.remote_code import ALLOW, check_trusted
 
 _META = ("recipe", "parts", "adapters", "projector", "template", "data", "parents", "versions", "step")
+_TOLD = {"data": {"pad_to_square"}}  # of a section, what belongs to the model
 _MAY_DIFFER = ("path", "lr")  # keys of a part: where it lies now is checked by hash, and lr is gone with the training
 
 
@@ -106,8 +107,8 @@ def check_recipe(recipe: Recipe, trained: Recipe, path: Path, guard: Guard) -> N
     Raises:
         CheckpointError: they do not; names both values.
     """
-    for part in PARTS:
-        said, was = (_flat(getattr(r, part).model_dump(), part) for r in (recipe, trained))
+    for part in (*PARTS, "data"):
+        said, was = (_flat(getattr(r, part).model_dump(include=_TOLD.get(part)), part) for r in (recipe, trained))
         for key in sorted(said.keys() | was.keys()):
             if key.count(".") == 1 and key.endswith(tuple(f".{name}" for name in _MAY_DIFFER)):
                 continue

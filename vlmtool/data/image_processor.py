@@ -9,6 +9,7 @@ from transformers.image_utils import SizeDict
 from vlmtool.utils.errors import CheckpointError, message_lines
 from vlmtool.utils.remote_code import needs_remote_code
 
+_FILES = ("preprocessor_config.json", "processor_config.json")
 MAX_INPUT = 4096  # pixels on a side of what an encoder gets: ten times what the largest take
 
 
@@ -60,7 +61,11 @@ def _read_processor(path: Path) -> BaseImageProcessor:
                 f"{path}: its image processor needs code of its own, which vlmtool does not run.\n"
                 "Use an encoder with an image processor of transformers."
             ) from error
+        if not any((path / name).is_file() for name in _FILES):
+            raise CheckpointError(
+                f"{path}: there is no image processor ({_FILES[0]}).\nIs this the folder of an image encoder?"
+            ) from error
         reason = message_lines(error)[0]
         raise CheckpointError(
-            f"{path}: its image processor cannot be loaded: {reason}\nIs preprocessor_config.json there?"
+            f"{path}: its image processor cannot be loaded: {reason}\nMend or replace {_FILES[0]}."
         ) from error

@@ -7,7 +7,7 @@ from vlmtool.engine.strategies.zero_config import zero_settings
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row
 from vlmtool.utils.errors import UsageError
-from vlmtool.utils.files import check_writable
+from vlmtool.utils.files import check_writable, no_file
 from vlmtool.utils.hub import local_folder
 
 
@@ -54,13 +54,13 @@ def missing_files(recipe: Recipe) -> Iterator[Row]:
     data = recipe.data
     for key, path in (("data.path", data.path), ("data.val_path", data.val_path)):
         if path is not None and not Path(path).is_file():
-            yield Row("error", key, f"there is no file '{path}'", f"Point to it: --set {key}=FILE")
+            yield Row("error", key, no_file(path), f"Point to it: --set {key}=FILE")
     if not Path(data.image_folder).is_dir():
         told = f"there is no folder '{data.image_folder}'"
         yield Row("error", "data.image_folder", told, "Point to it: --set data.image_folder=FOLDER")
     for given in data.sets:
         if not Path(given.path).is_file():
-            yield Row("error", "data.sets", f"there is no file '{given.path}'", "Mend the set's `path`.")
+            yield Row("error", "data.sets", no_file(given.path), "Mend the set's `path`.")
         if given.image_folder is not None and not Path(given.image_folder).is_dir():
             told = f"there is no folder '{given.image_folder}' for {given.path}"
             yield Row("error", "data.sets", told, "Mend the set's `image_folder`.")

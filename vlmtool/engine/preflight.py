@@ -126,7 +126,7 @@ def _look_at_parts(report: PreflightReport, recipe: Recipe) -> PlannedParts:
     if parts.vision_encoder is not None and parts.projector is not None:
         folder = parts.folders["vision_encoder"]
         parts.transform = report.attempt(
-            "image processor", transform_of, recipe, parts.vision_encoder, parts.projector, folder
+            "pictures", transform_of, recipe, parts.vision_encoder, parts.projector, folder
         )
     return parts
 

@@ -70,10 +70,16 @@ def answer_all(
     samples = benchmark.samples()
     keys = {sample.index: answer_key(sample, generator.identity, settings) for sample in samples}
     store = AnswerStore(folder)
+    others = store.others(keys) if is_main() else 0
     known = store.settle(keys) if is_main() else {}
     barrier()  # from here to the next barrier nobody changes predictions.jsonl where there are several processes
     if not is_main():
         known = store.settled(keys)
+    if others:
+        told = (
+            f"{others:,} answers in {folder} are of another model, prompt or setting: kept in {store.old_path.name}. "
+        )
+        err().print(clean(f"{told}The results there are replaced; --work-dir keeps both."))
     pending = [sample for sample in samples if sample.index not in known]
     if known and is_main():
         at_hand = f"{len(known)} of {len(samples)} answers are at hand in {folder}; {len(pending)} to go."

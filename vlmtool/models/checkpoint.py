@@ -14,7 +14,7 @@ from torch.serialization import safe_globals
 
 from vlmtool.models.pickled import asks_for, check_tensors, refused_name
 from vlmtool.utils.errors import CheckpointError, UsageError
-from vlmtool.utils.files import write_text
+from vlmtool.utils.files import no_file, write_text
 
 FORMAT = 1
 LAST_CHECKPOINT = "last_checkpoint"  # text file in the run folder: the name of the newest checkpoint
@@ -71,9 +71,7 @@ def read_checkpoint(path: str | Path, what: str = "checkpoint") -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(
-            f"{what}: there is no file '{path}'.\nRun folders hold iter_N.pth, named in {LAST_CHECKPOINT}."
-        )
+        raise UsageError(f"{what}: {no_file(path)}.\nRun folders hold iter_N.pth, named in {LAST_CHECKPOINT}.")
     content = safe_load(path)
     meta, state = (content.get(key) if isinstance(content, dict) else None for key in ("meta", "state_dict"))
     if not (isinstance(meta, dict) and isinstance(state, dict) and _is_state(state)):

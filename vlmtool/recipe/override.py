@@ -21,6 +21,9 @@ def apply_overrides(sections: Mapping[str, Any], overrides: Sequence[str]) -> di
         key, separator, text = override.partition("=")
         names = key.strip().split(".")
         if not separator or len(names) > DEEPEST or not all(name.isidentifier() for name in names):
+            if separator and (number := next((name for name in names if name.isdecimal()), None)):
+                listed = ".".join(names[: names.index(number)])
+                raise UsageError(f"--set {override}: a list has no keys.\nGive it anew, whole: --set '{listed}=[…]'")
             raise UsageError(f"--set {override}: not of the form KEY=VALUE.\nExample: --set schedule.lr=1e-4")
         _put(result, names, parse_value(text), override)
     return result

@@ -44,7 +44,7 @@ class TunablePart(Section):
         if self.adapter is not None and self.freeze is not None:
             wish = "frozen" if self.freeze else "fully trained"
             adapter = "LoRA adapter" if self.adapter == "lora" else self.adapter
-            raise ValueError(f"is said to be {wish} and to get a {adapter}: drop `freeze` or set `{self.adapter}=None`")
+            raise ValueError(f"is said to be {wish} and to get a {adapter}: set `freeze=None` or `{self.adapter}=None`")
         return self
 
     @property

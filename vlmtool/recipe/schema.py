@@ -168,6 +168,13 @@ class Recipe(Section):
         path = self.data.val_path
         return None if path is None else self._filled_in(DataSet(path=path))
 
+    @property
+    def own_classes(self) -> tuple[str, ...]:
+        """Classes of parts that are not vlmtool's: what opens a model folder imports them only where it is told to."""
+        encoder = self.vision_encoder
+        named = (self.projector.type, encoder.type, encoder.beside.type if encoder.beside is not None else None)
+        return tuple(name for name in named if name is not None and not name.startswith("vlmtool."))
+
     def _filled_in(self, given: DataSet) -> DataSet:
         defaults = {
             "image_folder": self.data.image_folder,

@@ -76,6 +76,11 @@ def check_writable(folder: Path, option: str) -> None:
     raise UsageError(f"{option} {folder}: cannot be made or written to: {reason}.\nGive a folder you may write to.")
 
 
+def no_file(path: str | Path) -> str:
+    """What stands at a path where there is no file, for messages."""
+    return f"'{path}' is a folder, not a file" if Path(path).is_dir() else f"there is no file '{path}'"
+
+
 def sync(path: Path) -> None:
     """Flush a file, or a folder and all that is below it, to disk."""
     for entry in (path, *path.rglob("*")):

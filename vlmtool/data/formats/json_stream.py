@@ -47,7 +47,10 @@ def read_blocks(path: Path, block: int = BLOCK) -> Iterator[list[Record]]:
         block: bytes.
     """
     if not path.is_file():
-        raise UsageError(f"There is no data file '{path}'.\nPoint to it: --set data.path=FILE (or data.val_path).")
+        what = ": it is a folder" if path.is_dir() else ""
+        raise UsageError(
+            f"There is no data file '{path}'{what}.\nPoint to it: --set data.path=FILE (or data.val_path)."
+        )
     check_head(path)
     first = next((text.lstrip()[0] for text, _ in _texts(path, block) if text.strip()), "")
     return (_array if first == "[" else _lines)(path, block)

@@ -5,13 +5,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, TemplateSyntaxError
+
 from vlmtool.utils.errors import RecipeError, UsageError, did_you_mean
+from vlmtool.utils.files import no_file
 
 FOLDER = Path(__file__).resolve().parent
 # Further names of a template, which XTuner gives to the same strings.
 ALIASES = {"deepseek_moe": "mistral", "deepseekcoder": "deepseek_coder", "mixtral": "mistral"}
 SET_TEMPLATE = "data.sets: template"  # what names the template of one data set, for messages
-_STOP_WORDS = re.compile(r"\{#-?\s*stop_words:\s*(\[.*?\])\s*-?#\}\s*")
+_STOP_WORDS = re.compile(r"\{#-?\s*stop_words:(.*?)-?#\}\s*", re.DOTALL)
+_MARKS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -55,8 +59,8 @@ def find_template(name: str | None, tokenizer_template: str | None, key: str = "
     path = Path(name)
     if path.suffix == ".jinja":
         if not path.is_file():
-            raise UsageError(f"{key}: there is no file '{name}'.")
-        return parse_template(path.stem, path.read_text(encoding="utf-8"))
+            raise UsageError(f"{key}: {no_file(path)}.")
+        return _read_template(path, key)
     if name not in template_names():
         raise UsageError(
             f"{key}: there is no template '{name}'.{did_you_mean(name, template_names())}\n"
@@ -82,7 +86,35 @@ def find_training_template(name: str | None, tokenizer_template: str | None, key
 
 
 def parse_template(name: str, text: str) -> ChatTemplate:
-    """A template from a file's text; its first line may be `{# stop_words: ["<eoa>"] #}`."""
+    """A template from a file's text; its first line may be `{# stop_words: ["<eoa>"] #}`.
+
+    Raises:
+        ValueError: what stands there is no JSON list of words.
+    """
     match = _STOP_WORDS.match(text)
-    stop_words = tuple(json.loads(match.group(1))) if match else ()
-    return ChatTemplate(name, text[match.end() :] if match else text, stop_words)
+    stop_words = json.loads(match.group(1)) if match else []
+    if not (isinstance(stop_words, list) and all(isinstance(word, str) and word for word in stop_words)):
+        raise ValueError("no list of words")
+    return ChatTemplate(name, text[match.end() :] if match else text, tuple(stop_words))
+
+
+def _read_template(path: Path, key: str) -> ChatTemplate:
+    """A user's file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{key}: {path} cannot be read as UTF-8 text: {error}.\nSave it as such.") from error
+    try:
+        template = parse_template(path.stem, text)
+    except ValueError as error:
+        raise RecipeError(
+            f"{key}: {path}: its stop words are {error}.\n"
+            'They are a JSON list, in double quotes: {# stop_words: ["<|end|>"] #}'
+        ) from error
+    try:
+        # As transformers reads it, but for the marks, which are its own.
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARKS.sub("", template.jinja))
+    except TemplateSyntaxError as error:
+        line = error.lineno + text.count("\n", 0, len(text) - len(template.jinja))
+        raise RecipeError(f"{key}: {path}:{line}: {error.message}.\nMend the template there.") from error
+    return template

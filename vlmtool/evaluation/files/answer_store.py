@@ -73,6 +73,11 @@ class AnswerStore:
         self._keep(found, wanted)
         return {answer.index: answer.prediction for answer in wanted}
 
+    def others(self, keys: Mapping[int, str]) -> int:
+        """How many answers of `predictions.jsonl` are to something else than is asked now."""
+        answers = _whole_lines(self.path) if self.path.exists() else ()
+        return sum(keys.get(answer.index) != answer.key for answer in answers)
+
     def settled(self, keys: Mapping[int, str]) -> dict[int, str]:
         """What `settle` returned, read again without changing anything (for the other processes)."""
         answers = _whole_lines(self.path) if self.path.exists() else ()

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from vlmtool.models.projectors.base import Projector
+from vlmtool.models.projectors.base import Projector, check_counts
 
 
 class MLPProjector(Projector):
@@ -20,8 +20,7 @@ class MLPProjector(Projector):
         self, vision_hidden_size: int, llm_hidden_size: int, depth: int = 2, hidden_act: str = "gelu", bias: bool = True
     ) -> None:
         super().__init__(vision_hidden_size, llm_hidden_size)
-        if depth < 1:
-            raise ValueError(f"MLPProjector: depth is {depth}; it takes 1 or more linear layers.")
+        check_counts(self, depth=depth)
         self._options = {"depth": depth, "hidden_act": hidden_act, "bias": bias}
         layers: list[nn.Module] = [nn.Linear(vision_hidden_size, llm_hidden_size, bias=bias)]
         for _ in range(depth - 1):
