@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from tests.engine.command import ROOT
 from tests.engine.conftest import PRETRAIN
@@ -60,7 +61,8 @@ def alone(monkeypatch):
 
 def test_a_taken_port_is_told(monkeypatch):
     for name in (LAUNCHED, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back after the test
+        monkeypatch.setenv(name, "")  # put back after the test
+        monkeypatch.delenv(name)
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=rf"^PORT={port}: .*\n.*PORT={port + 1}$"):
@@ -131,7 +133,7 @@ def test_frozen_weights_stay_pages_of_their_file(small, standins, tmp_path, alon
     alone()
     recipe = load_recipe(PRETRAIN, [*small, "llm.quantization=None"])
     runner = build_runner(recipe, "run", tmp_path, "pytorch").runner
-    assert "DistributedDataParallel" in type(runner.model).__name__
+    assert isinstance(runner.strategy.wrap(runner.vlm), DistributedDataParallel)
     frozen = [p for p in runner.vlm.llm.parameters() if not p.requires_grad]
     file = standins.llama / "model.safetensors"
     copied = copied_pages(file)
