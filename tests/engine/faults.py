@@ -30,6 +30,9 @@ class MoodyProjector(MLPProjector):
         self.calls = 0
         self.forward_at, self.backward_at = forward_at or [], backward_at or []
 
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "forward_at": self.forward_at, "backward_at": self.backward_at}
+
     def forward(self, patch_features: Tensor) -> Tensor:
         embeds = super().forward(patch_features)
         if self.training and torch.is_grad_enabled():
