@@ -118,3 +118,10 @@ def test_a_prompt_is_the_same_in_a_session_and_in_a_request(session, pictures):
     session.add_image(pictures[0])
     list(session.ask("What?"))
     assert session.messages[1] == user(session.messages[1].content[0], "\n", "What?")
+
+
+def test_a_question_that_is_no_text_is_told_and_changes_nothing(session):
+    before = list(session.messages)
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        list(session.ask(b"Stra\xdfe?".decode("utf-8", "surrogateescape")))
+    assert session.messages == before and list(session.ask("Street?"))

@@ -1,5 +1,7 @@
 """The command line as a whole: it is light, it is clear about mistakes, it ends with the right code."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import typer
 from vlmtool.cli.invoke import invoke
 from vlmtool.cli.main import take_debug
 from vlmtool.utils.errors import DataError, UsageError
+from vlmtool.utils.files import naming
 from vlmtool.version import __version__
 
 HEAVY = ("torch", "transformers", "mmengine", "pandas", "numpy", "peft", "PIL", "deepspeed")
@@ -112,6 +115,28 @@ def test_an_unexpected_exception_names_itself(capsys):
     assert lines[0] == "Error: ZeroDivisionError: by zero"
     assert lines[-1] == "Run again with --debug for the traceback."
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "told", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device", "Make room on the disk"),
+        (errno.EROFS, "Read-only file system", "Give a folder that can be written"),
+    ],
+)
+def test_what_the_system_refuses_is_no_defect(capsys, number, told, remedy):
+    def write(path: str) -> None:
+        with naming(path):
+            raise OSError(number, os.strerror(number))
+
+    try:
+        write("w/a.jsonl")
+    except OSError as error:
+        assert invoke(raising(error), ["go"], debug=False) == 1
+    said = [f"Error: w/a.jsonl: {told}.", f"{remedy}, then run the same command again."]
+    assert capsys.readouterr().err.splitlines() == said
+    assert invoke(raising(OSError("of no file")), ["go"], debug=False) == 1
+    assert "Run again with --debug" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(capsys):

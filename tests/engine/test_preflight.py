@@ -411,3 +411,18 @@ def test_sizes_are_told_in_three_digits():
         "1 kB", "81 kB", "3.2 MB", "14.0 GB", "812 GB", "2.5 TB"
     ]  # fmt: skip
     assert [count(n) for n in (8_320, 158_300_000, 6.74e9)] == ["8 k", "158.3 M", "6.7 B"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("mmbench:nowhere.tsv", "there is no 'nowhere.tsv'"),
+        ("mmbanch:{table}", "Did you mean 'mmbench'"),
+        ("multiple_choice:{table}", "table.tsv:3: index 1 stands on line 2 already"),
+    ],
+)
+def test_benchmarks_of_the_training_are_opened(dry_run, tmp_path, entry, said):
+    row = "1\tWhich?\tred\tblue\tA\t\n"
+    (tmp_path / "table.tsv").write_text("index\tquestion\tA\tB\tanswer\timage\n" + row + row)
+    run = dry_run(f"schedule.eval=['{entry.format(table=tmp_path / 'table.tsv')}']")
+    assert run.exit_code == 1 and said in run.of("error")["schedule.eval"]

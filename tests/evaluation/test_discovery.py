@@ -57,8 +57,10 @@ def test_tables_are_told_by_their_columns(tmp_path, write_table, question):
     write_table({"answer": "a red dog"}, columns=COLUMNS, name="open.tsv")
     write_table({"answer": ""}, columns=COLUMNS, name="silent.tsv")
     write(tmp_path / "broken.tsv", "index\tquestion\timage\n1\n")
+    write_table({}, {}, name="twice.tsv")  # one index: opening it tells
     assert found_below(tmp_path) == [
-        ("mmbench", "rotated.tsv"), ("multiple_choice", "choices.tsv"), ("yes_no", "words.tsv"),
+        ("mmbench", "rotated.tsv"), ("multiple_choice", "choices.tsv"), ("multiple_choice", "twice.tsv"),
+        ("yes_no", "words.tsv"),
     ]  # fmt: skip
     odd = discover(benchmark_classes(), tmp_path).unrecognised
     assert [path.name for path in odd] == ["broken.tsv", "open.tsv", "silent.tsv"]

@@ -144,6 +144,10 @@ def test_chosen_answers_of_a_file_are_scored_as_what_they_are(command, table, tm
     with pytest.raises(DataError, match="predictions.jsonl:1: .*Add --score likelihood"):
         command(*common, *given, "--work-dir", tmp_path / "g")
     assert "by option likelihood" in command(*common, *given, "--work-dir", tmp_path / "g", "--score", "likelihood")
+    sheet = ("--predictions", next((tmp_path / "w").glob("*_result.xlsx")))
+    with pytest.raises(DataError, match="_result.xlsx:2: .*Add --score likelihood"):
+        command(*common, *sheet, "--work-dir", tmp_path / "s")
+    assert "by option likelihood" in command(*common, *sheet, "--work-dir", tmp_path / "s", "--score", "likelihood")
     given = ("--predictions", tmp_path / "g" / "predictions.jsonl")  # the copy says so, too
     command(*common, *given, "--work-dir", tmp_path / "h", "--score", "likelihood")
     made, *again = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("w", "g", "h"))

@@ -148,7 +148,7 @@ def test_broken_problems_are_named(folder, change, said):
 
 def test_a_split_without_its_problems_is_an_error(folder):
     (folder / "pid_splits.json").write_text(json.dumps({"test": ["4", "77"]}))
-    with pytest.raises(DataError, match="1 problems of the split are not in it, the first is 77"):
+    with pytest.raises(DataError, match="lacks 1 problem of the split, the first is 77"):
         ScienceQA(folder)
     (folder / "pid_splits.json").write_text(json.dumps({"test": ["4", "4"]}))
     with pytest.raises(DataError, match="twice"):

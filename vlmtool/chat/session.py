@@ -7,6 +7,23 @@ from PIL import Image as PILImage
 from vlmtool.chat.generator import GenerationSettings, Generator, PromptCache, Request
 from vlmtool.chat.text_model import refuse_image
 from vlmtool.data.conversation import Image, Message, assistant, user
+from vlmtool.utils.errors import DataError, shortened
+
+
+def check_text(text: str) -> None:
+    """A terminal or a pipe may give bytes that are no UTF-8, which no tokenizer reads.
+
+    Raises:
+        DataError: so it is.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        shown = text.encode("utf-8", "replace").decode()
+        raise DataError(
+            f"The question '{shortened(shown)}' is not UTF-8 text.\nSet the terminal to UTF-8, or convert the text: "
+            "iconv -f LATIN1 -t UTF-8."
+        ) from error
 
 
 class ChatSession:
@@ -49,6 +66,7 @@ class ChatSession:
         An answer that is left before its end stays in the history as far as it came; one that had not begun, or
         failed, leaves the conversation as it was.
         """
+        check_text(text)
         pictures = [part for image in self._pending for part in (image, "\n")]
         question = user(*pictures, text)
         pieces: list[str] = []

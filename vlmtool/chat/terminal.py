@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 
 from vlmtool.chat.session import ChatSession
@@ -56,6 +57,8 @@ def interact(session: ChatSession, bot_name: str = "BOT", streams: bool = True, 
 
 def _lines(is_terminal: bool) -> Iterator[str]:
     """The user's lines, stripped."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are told as such
     if not is_terminal:
         yield from map(str.strip, sys.stdin)
         return

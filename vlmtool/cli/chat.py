@@ -157,9 +157,11 @@ def _ask_about_each(
 ) -> None:
     """`name<TAB>answer` for each picture of a folder; one that cannot be read is named on stderr, and counted."""
     from vlmtool.chat.generator import Request
+    from vlmtool.chat.session import check_text
     from vlmtool.data.conversation import Image, Message, user
     from vlmtool.data.image_transform import open_picture
 
+    check_text(question)
     head = (Message("system", (system,)),) if system else ()
     broken = 0
     for start in range(0, len(files), _FOLDER_BATCH):

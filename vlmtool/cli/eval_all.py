@@ -65,7 +65,7 @@ def find_all(data_root: str, in_place: Callable[[Path], Options], folder: Path, 
             jobs.append(Job(open_benchmark(name, path, in_place(place)), place))
         except DataError as error:  # the others are scored all the same; the exit code tells
             typer.echo(clean(f"Warning: {name} is left out: {error}"), err=True)
-            broken.append(name)
+            broken.append(f"{name} ({path.name})")
     if not jobs:
         raise DataError(f"{data_root}: none of its benchmarks can be read: {', '.join(broken)}. See the warnings.")
     return AllJobs(jobs, broken, notes)

@@ -1,5 +1,6 @@
 """How a command ends: its exit code, and at most three lines on stderr when it failed."""
 
+import errno
 import os
 import sys
 import traceback
@@ -14,6 +15,15 @@ from vlmtool.utils.terminal import clean
 
 # The base of every complaint about a command line: typer exports it by name only since 0.29.
 CommandLineError: type[Any] = typer.BadParameter.__mro__[2]
+# Errors of the system that the user can mend, and how.
+_MENDABLE = {
+    errno.ENOSPC: "Make room on the disk",
+    errno.EDQUOT: "Make room: the quota is used up",
+    errno.EROFS: "Give a folder that can be written",
+    errno.EACCES: "Ask for the right to this file, or give another folder",
+    errno.EPERM: "Ask for the right to this file, or give another folder",
+    errno.EIO: "Look at the disk (`dmesg`)",
+}
 LONGEST = 600  # characters of one line: a message may quote a whole record
 
 
@@ -36,6 +46,8 @@ def invoke(app: typer.Typer, arguments: list[str], debug: bool) -> int:
         return _fail(error, usage_lines(error), error.exit_code, debug)
     except VlmtoolError as error:
         return _fail(error, error_lines(error), error.exit_code, debug)
+    except OSError as error:
+        return _fail(error, system_lines(error), 1, debug)
     except Exception as error:  # the last resort: a defect of ours must still read like an error, not like a crash
         return _fail(error, defect_lines(error), 1, debug)
     return result if isinstance(result, int) else 0
@@ -62,6 +74,14 @@ def usage_lines(error: Any) -> list[str]:
         what += f" Choose from: {', '.join(name for name, command in commands.items() if not command.hidden)}."
     usage = " ".join(context.get_usage().split())
     return [what, usage, f"Try '{context.command_path} --help'."]
+
+
+def system_lines(error: OSError) -> list[str]:
+    """A full disk, a folder that may not be written: what the system says, of which file."""
+    if error.errno not in _MENDABLE or error.filename is None:
+        return defect_lines(error)
+    what = f"{error.filename}: {error.strerror}."
+    return [what, f"{_MENDABLE[error.errno]}, then run the same command again."]
 
 
 def defect_lines(error: Exception) -> list[str]:

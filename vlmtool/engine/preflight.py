@@ -13,6 +13,7 @@ from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device
 from vlmtool.engine.feed import step_plan
+from vlmtool.engine.hooks.benchmark import open_benchmarks
 from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector, transform_of
 from vlmtool.engine.preflight_data import check_records, check_templates
 from vlmtool.engine.preflight_report import PreflightReport
@@ -67,6 +68,8 @@ def preflight(
     data = check_records(report, recipe, parts, deep)
     _check_prompts(report, recipe)
     _check_flow(report, parts)
+    for entry in recipe.schedule.eval:
+        report.attempt("schedule.eval", open_benchmarks, [entry])
     # Counted by the file's path as pathlib writes it: `data.json`, also where the recipe says `./data.json`.
     files = data.files if data is not None else {}
     counts = [files.get(str(Path(given.path)), FileCounts()) for given in recipe.training_sets]

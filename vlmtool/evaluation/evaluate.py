@@ -50,6 +50,8 @@ def score_given(benchmark: Benchmark, path: Path, folder: Path) -> Scores:
     unknown: list[str] = []
     way = chosen_by(benchmark)
     answers = read_predictions(path, benchmark, unknown.append, way)
+    if not answers and not unknown:
+        raise DataError(f"{path}: holds no answer.\nGive the predictions that were made on {benchmark.data_path}.")
     if not answers:
         raise DataError(
             f"{path}: none of its {len(unknown)} answers is for a question of {benchmark.data_path}. "

@@ -33,7 +33,7 @@ content-visibility:auto;contain-intrinsic-size:auto 14rem}
 .right{color:#0a6b2d}.wrong{color:#b3261e}.open{color:#555}[hidden]{display:none}
 .filter{position:sticky;top:0;background:#fff;padding:.6rem 0}
 </style></head><body>
-<h1>{{ name }}</h1><p>{{ file }} · extractor {{ extractor }} · {{ total }} questions\
+<h1>{{ name }}</h1><p>{{ file }} · extractor {{ extractor }} · {{ total }} question{{ "" if total == 1 else "s" }}\
 {% if cards|length < total %}, of which {{ cards|length }}, evenly chosen, are shown{% endif %}</p>
 {% if scores %}<table><tr><th></th>{% for way in scores %}<th>{{ way }}</th>{% endfor %}</tr>
 {% for row in names %}<tr><td>{{ row }}</td>

@@ -89,8 +89,12 @@ def answer_all(
     batches = _Batches(own, BatchSize(batch_size))
     answered = _answer(benchmark, generator, settings, batches, lambda answers: store.append(target, answers), keys)
     total = sum(map(len, own))
-    for _ in track(answered, total, benchmark.name) if is_main() else answered:
-        alive()
+    try:
+        for _ in track(answered, total, benchmark.name) if is_main() else answered:
+            alive()
+    except KeyboardInterrupt:
+        err().print(clean(f"Stopped. The answers so far are kept in {folder}: the same command goes on from them."))
+        raise
     barrier()
     if not is_main():
         return {}

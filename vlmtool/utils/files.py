@@ -109,9 +109,20 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let an error of the system, such as a full disk, name the file that was written; it leaves that out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text whole or not at all."""
-    with atomic_path(path) as temporary:
+    with naming(path), atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from vlmtool.evaluation.benchmark import Benchmark, Options
 from vlmtool.evaluation.catalog import open_benchmark
 from vlmtool.evaluation.run import answer_all
 from vlmtool.utils.distributed import barrier, is_main, sum_over_ranks
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.files import remove
 from vlmtool.utils.terminal import clean, err
 
@@ -110,7 +110,10 @@ def open_benchmarks(names: Sequence[str]) -> list[tuple[str, Benchmark]]:
         name, _, path = entry.partition(":")
         if not Path(path).exists():
             raise UsageError(f"schedule.eval '{entry}': there is no '{path}'.\nGive NAME:PATH, e.g. mmbench:dev.tsv.")
-        found.append((entry, open_benchmark(name, Path(path), Options())))
+        try:
+            found.append((entry, open_benchmark(name, Path(path), Options())))
+        except VlmtoolError as error:
+            raise type(error)(f"schedule.eval '{entry}': {error}") from error
     return found
 
 

@@ -13,6 +13,7 @@ from vlmtool.evaluation.files.json_files import field_of, read_json
 from vlmtool.evaluation.files.llava_files import data_file, entries_of, picture_folder
 from vlmtool.evaluation.question_benchmark import QuestionBenchmark
 from vlmtool.evaluation.questions import LETTER, Judged, Question, Verdict, mean
+from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import write_json
 
@@ -46,7 +47,7 @@ class ScienceQA(QuestionBenchmark):
         missing = [key for key in prompts if not isinstance(problems, dict) or key not in problems]
         if missing:
             raise DataError(
-                f"{path}: {len(missing)} problems of the split are not in it, the first is {missing[0]}. "
+                f"{path}: lacks {counted(len(missing), 'problem')} of the split, the first is {missing[0]}. "
                 "Take both files from one download."
             )
         pictures = (f"{key}/{problems[key]['image']}" for key in prompts if _has_picture(problems[key]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmtool.utils.files import sync, write_text
+from vlmtool.utils.files import naming, sync, write_text
 
 SYNC_EVERY = 1.0  # seconds
 
@@ -52,7 +52,7 @@ class AnswerStore:
 
     def append(self, path: Path, answers: Iterable[Answer]) -> None:
         """Add answers at the end of `path`: no kill loses them, a power cut at most those of the last second."""
-        with open(path, "a", encoding="utf-8") as handle:
+        with naming(path), open(path, "a", encoding="utf-8") as handle:
             handle.write("".join(answer.line() for answer in answers))
         if time.monotonic() - self._synced >= SYNC_EVERY:  # a disk may need longer for it than a model for an answer
             sync(path)

@@ -177,7 +177,7 @@ def _file(table: TsvTable, row: TsvRow, name: str, folder: Path) -> Path | None:
         return None
     if os.path.isabs(name) or ".." in Path(os.path.normpath(name)).parts:
         raise DataError(
-            f"{table.path}:{row.line}: column 'image_path' holds '{name[:80]}', which leads out of {folder}. "
+            f"{table.path}:{row.line}: column 'image_path' holds '{name[:80]}', which leads out of '{folder}'. "
             "Write it as it is below the folder of --image-folder."
         )
     return folder / name

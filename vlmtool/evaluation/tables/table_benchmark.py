@@ -178,18 +178,21 @@ class TableBenchmark(ABC):
         """`NAME_result.xlsx`: every row with its raw answer, in the columns that VLMEvalKit reads.
 
         `answer` and `split` hold what the table says: nothing in the test splits, and `split` is left out without one.
+        Answers that were chosen by likelihood say so in `chosen_by`.
         """
         letters = sorted({letter for row in self.rows for letter in row.options}.union(self.submitted_letters))
         header = ["index", "question", *letters, "prediction", "category", "l2-category", "answer"]
         has_splits = any(row.split for row in self.rows)
         header += ["split"] * has_splits
+        way = ["likelihood"] * self.reading.is_likelihood  # read as written, these would be scored as something else
+        header += ["chosen_by"] * len(way)
         path = folder / f"{self.name}_result.xlsx"
         write_xlsx(path, header, (
             [
                 row.index if is_index(row.name) else row.name, row.question,
                 *(row.options.get(letter, "") for letter in letters),
                 predictions.get(row.index, ""), row.category, row.l2_category, row.answer,
-                *([row.split] * has_splits),
+                *([row.split] * has_splits), *way,
             ]
             for row in self.rows
         ))  # fmt: skip

@@ -12,7 +12,10 @@ ROTATED, CHOICES, YES_OR_NO = "rotated", "choices", "yes or no"
 
 
 def table_kind(path: Path) -> str | None:
-    """What kind of questions a table holds; None where that is not certain, or the table is broken."""
+    """What kind of questions a table holds; None where that is not certain.
+
+    A table with the columns of choices whose rows are broken counts as one: opening it tells what is wrong.
+    """
     facts = path.stat()
     return _kind(path, facts.st_size, facts.st_mtime_ns)
 
@@ -24,9 +27,12 @@ def _kind(path: Path, size: int, changed: int) -> str | None:
         columns = set(table.columns)
         if not table.rows or not {"index", "question"} <= columns or not columns & {"image", "image_path"}:
             return None
-        rows = read_rows(table)
     except DataError:
         return None
+    try:
+        rows = read_rows(table)
+    except DataError:
+        return CHOICES if {"A", "B"} <= columns else None
     answers = {row.answer for row in rows} - {""}
     if answers and all(as_yes_no(answer) for answer in answers):
         return YES_OR_NO
