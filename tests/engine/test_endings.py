@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.command import command, environment, hook, start, wait_for_step
 from tests.engine.conftest import log_rows
-from vlmtool.engine.batches import workers_of
+from vlmtool.engine.batches import draw, workers_of
 from vlmtool.engine.hooks.progress import LOG_FILE
 from vlmtool.engine.run_folder import RECIPE_FILE
 from vlmtool.models.checkpoint import last_checkpoint
@@ -56,6 +56,25 @@ def test_a_killed_worker_is_told_though_torch_tells_again():
         workers_of(KilledWorker()) as batches,
     ):
         next(batches)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_told(error):
+    def batches():
+        raise error
+        yield
+
+    with pytest.raises(VlmtoolError, match=r"A process that reads the data ended: (.*reset by peer|EOFError)\.\n"):
+        draw(batches())
+
+
+def test_an_error_of_what_a_worker_read_stays_itself():
+    def batches():
+        raise ConnectionResetError("Caught ConnectionResetError in DataLoader worker process 0.")
+        yield
+
+    with pytest.raises(ConnectionResetError):
+        draw(batches())
 
 
 def test_a_run_that_fails_while_workers_live_ends(small, tmp_path):

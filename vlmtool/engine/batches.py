@@ -21,10 +21,7 @@ def workers_of(loader: Any) -> Iterator[Iterator[Batch]]:
     except RuntimeError as error:
         if not _is_of_worker(error):
             raise
-        raise VlmtoolError(
-            f"A process that reads the data ended: {str(error).partition('. ')[0]}.\n"
-            "Was the memory full (`dmesg`)? Lower data.num_workers, then go on with the same command and --resume."
-        ) from error
+        raise _ended(error) from error
     finally:
         # An error's traceback may keep the iterator alive to the end of the process, which then waits for workers that
         # leave SIGTERM to the run. torch has no public name for this.
@@ -37,12 +34,28 @@ def workers_of(loader: Any) -> Iterator[Iterator[Batch]]:
 
 
 def draw(batches: Iterator[Batch]) -> Batch:
-    """The next batch; an error of a loader's worker as it was raised there, without the traceback torch puts around."""
+    """The next batch; an error of a loader's worker as it was raised there, without the traceback torch puts around.
+
+    Raises:
+        VlmtoolError: likewise, or a worker was killed while it handed over a batch.
+    """
     try:
         return next(batches)
+    except (ConnectionError, EOFError) as error:
+        if str(error).startswith("Caught "):  # raised by what a worker read, and passed on by torch
+            raise
+        raise _ended(error) from error
     except VlmtoolError as error:
         kind = type(error)
         raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]) from error
+
+
+def _ended(error: Exception) -> VlmtoolError:
+    said = str(error).partition(". ")[0] or type(error).__name__
+    return VlmtoolError(
+        f"A process that reads the data ended: {said}.\n"
+        "Was the memory full (`dmesg`)? Lower data.num_workers, then go on with the same command and --resume."
+    )
 
 
 def _is_of_worker(error: RuntimeError) -> bool:
