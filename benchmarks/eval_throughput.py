@@ -41,6 +41,7 @@ from vlmtool.evaluation.tables.picture_table import ROTATION_STEP
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.utils.allocator import keep_freed_memory
 
 ASSETS = Path(vlmtool.demo.__file__).parent / "assets"
 SETTINGS = GenerationSettings(max_new_tokens=2)
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=16)
     arguments = parser.parse_args()
+    keep_freed_memory()  # for both, as loading a model for the CPU does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = data_paths(folder)

@@ -125,7 +125,7 @@ class Generator:
                 return
             if len(going) < len(active):
                 rows = torch.tensor(going, device=tokens.device)
-                decoder.keep(rows)
+                decoder.keep(going)
                 sampler.keep(rows)
                 tokens, active = tokens[rows], [active[row] for row in going]
             logits = decoder.feed(tokens)
@@ -139,7 +139,7 @@ class Generator:
         prefixes = [batch.prompts[family.first].part(0, family.shared) for family in families]
         decoder.prefill(*self._embed(prefixes, batch, image_embeds))
         row_of = [number for number, family in enumerate(families) for _ in range(family.size)]
-        decoder.keep(torch.tensor(row_of, device=self.model.device))
+        decoder.keep(row_of)
         rest = [prompt.part(families[row].shared) for prompt, row in zip(batch.prompts, row_of, strict=True)]
         return decoder.prefill(*self._embed(rest, batch, image_embeds))
 

@@ -118,7 +118,7 @@ def _sum_up(decoder: Decoder, logits: Tensor, token_ids: Sequence[dict[str, list
         if not longer:
             break
         kept = torch.tensor(longer, device=logits.device)
-        decoder.keep(place[kept])
+        decoder.keep([rows[number] for number in longer])
         logits = decoder.feed(tokens[kept])
         going, rows = [going[number] for number in longer], list(range(len(longer)))
     return sums

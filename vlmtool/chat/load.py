@@ -26,6 +26,7 @@ from vlmtool.models.imports.encoder import put_over
 from vlmtool.models.manifest import FILE_NAME
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.utils.allocator import keep_freed_memory
 from vlmtool.utils.distributed import is_main, local_gpu
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
 from vlmtool.utils.remote_code import check_trusted
@@ -72,6 +73,8 @@ def load_chat_model(
     if offload_folder is not None:
         _warn("--offload-folder has no effect: the model is kept on one device.")
     plan = make_plan(Flags(model, llava, adapter, visual_encoder, visual_select_layer, prompt_template), _warn, force)
+    if place.type == "cpu":
+        keep_freed_memory()
     return build_generator(plan, dtype, QUANTIZATIONS[bits], place, trust_remote_code)
 
 

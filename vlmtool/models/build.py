@@ -19,7 +19,7 @@ from vlmtool.models.lora import LoraSettings, add_encoder_lora, add_llm_lora
 from vlmtool.models.prefix import PrefixSettings, add_prefix
 from vlmtool.models.projectors.base import Projector
 from vlmtool.utils.errors import CheckpointError, RecipeError, did_you_mean, shortened
-from vlmtool.utils.imports import import_class, told
+from vlmtool.utils.imports import import_class, is_own, told
 
 SHIPPED_PROJECTORS = (
     "vlmtool.models.projectors.mlp.MLPProjector",
@@ -144,11 +144,7 @@ def build_projector(
     try:
         projector = cls(vision_hidden_size, llm_hidden_size, **options)
     except Exception as error:  # the class may be the user's own, which may raise anything
-        reason = (
-            str(error)
-            if cls.__module__.startswith("vlmtool.") and isinstance(error, TypeError | ValueError | KeyError)
-            else told(error)
-        )
+        reason = str(error) if is_own(cls.__module__) and isinstance(error, TypeError | ValueError) else told(error)
         raise RecipeError(f"projector: {cls.__name__} cannot be built with {options}: {reason}") from error
     _check_options(projector, options)
     if row_end:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from vlmtool.recipe.parts import LLM, Projector, VisionEncoder
 from vlmtool.recipe.section import Section
+from vlmtool.utils.imports import is_own
 
 
 class SamplePrompt(Section):
@@ -173,7 +174,7 @@ class Recipe(Section):
         """Classes of parts that are not vlmtool's: what opens a model folder imports them only where it is told to."""
         encoder = self.vision_encoder
         named = (self.projector.type, encoder.type, encoder.beside.type if encoder.beside is not None else None)
-        return tuple(name for name in named if name is not None and not name.startswith("vlmtool."))
+        return tuple(name for name in named if name is not None and not is_own(name))
 
     def _filled_in(self, given: DataSet) -> DataSet:
         defaults = {

@@ -33,6 +33,11 @@ def import_class(dotted: str, where: str) -> type:
         ) from error
 
 
+def is_own(dotted: str) -> bool:
+    """Whether a dotted path is of vlmtool itself, and not of the user or of somebody else."""
+    return dotted.startswith("vlmtool.")
+
+
 def told(error: BaseException) -> str:
     """Name, message and place of an error in code of the user's."""
     place, message = place_of(error), getattr(error, "msg", None) or message_lines(error)[0]

@@ -5,6 +5,7 @@ from typing import Any
 
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json
+from vlmtool.utils.imports import is_own
 
 ALLOW = "--trust-remote-code (in a recipe: runtime.trust_remote_code = True)"
 _NAMES_A_KERNEL = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
@@ -21,7 +22,7 @@ def check_trusted(
     Raises:
         CheckpointError: it is not vlmtool's, and the user did not allow others.
     """
-    if not (trust_remote_code or dotted.startswith("vlmtool.")):
+    if not (trust_remote_code or is_own(dotted)):
         raise CheckpointError(f"{where} = '{dotted}' is code of somebody else's, which was not run.\n{remedy}.")
 
 
