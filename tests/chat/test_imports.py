@@ -157,12 +157,21 @@ def test_a_model_in_llavas_own_layout_answers_as_that_of_transformers(plain, tmp
     assert not generator.transform.views.pad_to_square
 
 
+@pytest.mark.parametrize("lost", ["embeddings.class_embedding", "encoder.layers.1.mlp.fc1.weight"])
+def test_an_encoder_that_is_there_is_there_whole(plain, tmp_path, lost):
+    tower = write_tower(tmp_path / "tower", plain, foreign=True)
+    folder = make_llava_layout(tmp_path / "llava", plain, tower, own_tower=True)
+    write_weights(folder, {name: value for name, value in folder_state(folder).items() if not name.endswith(lost)})
+    with pytest.raises(CheckpointError, match=f"has 1 weights of its image encoder too few, first '.*{lost}'"):
+        load(folder, prompt_template="vicuna")
+
+
 def test_a_tiled_model_in_llavas_own_layout_answers_as_that_of_transformers(tiled, tmp_path):
     template = tmp_path / "llava.jinja"
     template.write_text(TYPED_TEMPLATE)
     folder = make_llava_layout(
         tmp_path / "next", tiled, write_tower(tmp_path / "tower", tiled), image_aspect_ratio="anyres",
-        mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=PINPOINTS,
+        mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=[pair[::-1] for pair in PINPOINTS],  # width, height
     )  # fmt: skip
     check_same(load(folder, prompt_template=template), tiled.model, tiled.folder)
 

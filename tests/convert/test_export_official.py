@@ -127,5 +127,11 @@ def test_scaled_rope_in_early_words():
     assert early_words(config, "float16") == {
         "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}, "torch_dtype": "float16",
     }  # fmt: skip
+    part = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}}
+    assert early_words(part, "float16") == {
+        "rope_theta": 1e4, "partial_rotary_factor": 0.4, "torch_dtype": "float16",
+    }  # fmt: skip
+    by_layer = {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}
+    assert early_words(by_layer, "float16") == {**by_layer, "torch_dtype": "float16"}
     early = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}
     assert early_words(early, "float16") == {**early, "torch_dtype": "float16"}

@@ -176,6 +176,8 @@ def test_a_folder_of_xtuner_gives_adapters_and_projector_without_its_code(standi
     assert start.parents[0]["kind"] == "XTuner folder"
     with pytest.raises(CheckpointError, match=r"llm_adapter was trained with alpha 8; this recipe has .* 16"):
         started(standins, folder, llm={"lora": {"r": 4, "alpha": 16.0}}, vision_encoder={"lora": LORA})
+    with pytest.raises(CheckpointError, match=r"llm_adapter was trained with rslora False; this recipe has .* True"):
+        started(standins, folder, llm={"lora": {**LORA, "rslora": True}}, vision_encoder={"lora": LORA})
     with pytest.raises(CheckpointError, match="hidden_act gelu.*hidden_act relu"):
         started(standins, folder, projector={"depth": 2, "hidden_act": "relu"}, **both)
 

@@ -29,10 +29,10 @@ def test_a_users_file_keeps_what_it_says_and_the_recipe_decides_the_rest(tmp_pat
     file.write_text(
         json.dumps({
             "zero_optimization": {"stage": 2, "overlap_comm": False}, "gradient_accumulation_steps": "auto",
-            "train_micro_batch_size_per_gpu": "auto", "gradient_clipping": 5, "bf16": {"enabled": True},
+            "train_micro_batch_size_per_gpu": "auto", "gradient_clipping": 1.0, "bf16": {"enabled": True},
         })
     )  # fmt: skip
-    settings = complete(zero_settings(str(file)), micro_batch=4, clip_grad=1.0, processes=8)
+    settings = complete(zero_settings(str(file)), micro_batch=4, accumulation=2, clip_grad=1.0, processes=8)
     assert settings["zero_optimization"] == {"stage": 2, "overlap_comm": False}
     assert settings["train_micro_batch_size_per_gpu"] == 4 and settings["train_batch_size"] == 32
     assert settings["gradient_accumulation_steps"] == 1 and settings["gradient_clipping"] == 1.0
@@ -40,8 +40,26 @@ def test_a_users_file_keeps_what_it_says_and_the_recipe_decides_the_rest(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"gradient_clipping": 5}, "'gradient_clipping' is 5, but schedule.clip_grad is 1.0"),
+        (
+            {"train_batch_size": 32},
+            "'train_batch_size' is 32, but .* × processes is 64",
+        ),
+        ({"gradient_accumulation_steps": 1}, "schedule.accumulation is 2"),
+    ],
+)
+def test_a_file_that_says_otherwise_than_the_recipe_is_refused(said, told):
+    with pytest.raises(UsageError, match=told):
+        complete({"zero_optimization": {"stage": 2}, **said}, 4, 2, 1.0, 8)
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
+        ('{"zero_optimization": true}', "stage = True"),
+        ('{"zero_optimization": {"stage": 2}, "compute_grad_norm": false}', "compute_grad_norm"),
         ('{"optimizer": {"type": "Adam"}, "zero_optimization": {"stage": 2}}', "schedule.optimizer"),
         ('{"zero_optimization": {"stage": 0}}', "stage = 0"),
         ("[]", "mine.json"),

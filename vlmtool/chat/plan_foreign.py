@@ -5,12 +5,14 @@ from pathlib import Path
 
 from vlmtool.chat.model_plan import Flags, ModelPlan, PartPlan, Warn
 from vlmtool.chat.plan_part import base_folder, language_model, with_adapter
+from vlmtool.data.templates.library import template_names
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.models.imports.kind import Kind
 from vlmtool.models.imports.llava import partial_reading
 from vlmtool.models.imports.projector import config_beside
 from vlmtool.models.imports.vlm import ForeignVlm, find_vlm
+from vlmtool.models.manifest import Export, read_lineage
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.hub import local_folder
 
@@ -18,9 +20,11 @@ ForeignPlan = Callable[[Path, Path | None, Flags, Warn], ModelPlan]
 
 
 def xtuner_plan(folder: Path, model: Path | None, flags: Flags, warn: Warn) -> ModelPlan:
-    """A folder of XTuner's: it does not say what it was trained with, so flags are taken as given."""
+    """A folder of XTuner's. Unless vlmtool wrote it, it does not say how it was trained: flags are taken as given."""
     own_llm = next((place for place in (folder / "llm", folder) if (place / "config.json").is_file()), None)
-    llm = own_llm if model is None and own_llm is not None else language_model(model)
+    if own_llm is not None and model is not None and model.resolve() != own_llm.resolve():
+        warn(f"'{model}' is not the language model of {folder}; its own is used: {own_llm}")
+    llm = own_llm or language_model(model)
     own_encoder = folder / "visual_encoder"
     if own_encoder.is_dir() and flags.visual_encoder is not None:
         raise UsageError(
@@ -28,15 +32,31 @@ def xtuner_plan(folder: Path, model: Path | None, flags: Flags, warn: Warn) -> M
         )
     encoder = own_encoder if own_encoder.is_dir() else _named_encoder(folder, "", flags)
     llm_plan = with_adapter(llm, _sub_folder(folder, "llm_adapter"))
+    trained = read_lineage(folder)
+    own_template = trained.template.name if trained is not None else None
     return ModelPlan(
         llm=llm_plan,
         tokenizer=llm_plan.weights,
-        template=flags.prompt_template,
+        template=flags.prompt_template or (own_template if own_template in template_names() else None),
+        stop_words=trained.template.stop_words if trained is not None else (),
         vision_encoder=with_adapter(encoder, _sub_folder(folder, "visual_encoder_adapter")),
         projector=folder / "projector",
         image_processor=encoder,
-        reading=Reading.of({"select_layer": flags.visual_select_layer}),
+        reading=_xtuner_reading(folder, trained, flags, warn),
+        pad_to_square=trained.pad_to_square if trained is not None else True,
+        told=f"{folder}: {Kind.XTUNER_FOLDER}",
     )
+
+
+def _xtuner_reading(folder: Path, trained: Export | None, flags: Flags, warn: Warn) -> Reading:
+    """As it was trained, where vlmtool wrote the folder; else by the flag, and without the first token: XTuner drops it
+    of every encoder.
+    """
+    if trained is None:
+        return Reading.of({"select_layer": flags.visual_select_layer, "select_strategy": "patch"})
+    reading = Reading.of(trained.vision_encoder)
+    _warn_of_layer(folder, reading, flags, warn)
+    return reading
 
 
 def projector_plan(path: Path, model: Path | None, flags: Flags, warn: Warn) -> ModelPlan:
@@ -44,7 +64,7 @@ def projector_plan(path: Path, model: Path | None, flags: Flags, warn: Warn) -> 
     said = config_beside(path)
     llm = language_model(model)
     encoder = _named_encoder(path, str(said.get("mm_vision_tower") or ""), flags)
-    reading = partial_reading(said)
+    reading = partial_reading(said, path)
     if flags.visual_select_layer is not None:
         reading = Reading(select_layer=flags.visual_select_layer, select_strategy=reading.select_strategy)
     return ModelPlan(
@@ -71,14 +91,13 @@ def vlm_plan(folder: Path, model: Path | None, flags: Flags, warn: Warn) -> Mode
     if vlm.facts.vision_config is None:
         vlm = vlm.tiled(getattr(VisionEncoder.model_config(processor), "image_size", None))
     reading = vlm.facts.reading
-    if flags.visual_select_layer not in (None, reading.select_layer):
-        warn(
-            f"--visual-select-layer {flags.visual_select_layer}: {folder} was trained at {reading.select_layer}; used."
-        )
+    _warn_of_layer(folder, reading, flags, warn)
+    trained = read_lineage(folder)
     return ModelPlan(
         llm=PartPlan(folder),
         tokenizer=folder,
         template=flags.prompt_template,
+        stop_words=trained.template.stop_words if trained is not None else (),
         vision_encoder=encoder,
         projector=folder,
         image_processor=processor,
@@ -94,6 +113,13 @@ PLANS: dict[Kind, ForeignPlan] = {
     Kind.LLAVA: vlm_plan,
     Kind.HF_LLAVA: vlm_plan,
 }
+
+
+def _warn_of_layer(folder: Path, reading: Reading, flags: Flags, warn: Warn) -> None:
+    if flags.visual_select_layer not in (None, reading.select_layer):
+        warn(
+            f"--visual-select-layer {flags.visual_select_layer}: {folder} was trained at {reading.select_layer}; used."
+        )
 
 
 def _encoder_of(vlm: ForeignVlm, flags: Flags, warn: Warn) -> tuple[PartPlan, Path]:

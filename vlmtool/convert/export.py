@@ -6,6 +6,7 @@ from typing import Any
 from vlmtool.convert.source import Base, Source
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.imports.vlm import find_vlm
 from vlmtool.models.manifest import EncoderPart, Export, Part
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.recipe.schema import Recipe
@@ -69,6 +70,16 @@ def check_clip(save_format: str, encoder: VisionEncoder) -> None:
         raise not_held(save_format, "pictures in tiles (vision_encoder.tiles)")
     if encoder.image_size != config.image_size:
         raise not_held(save_format, f"an encoder of {config.image_size} px that sees {encoder.image_size} px")
+
+
+def check_named(save_format: str, part: str, base: Base) -> None:
+    """A part that the format names by its folder is there by itself.
+
+    Raises:
+        UsageError: it lies inside a whole vision-language model, which the format's readers cannot open.
+    """
+    if find_vlm(base.folder) is not None:
+        raise not_held(save_format, f"a {part} that lies inside another model ({part}.path = {base.name})")
 
 
 def export_of(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vlmtool.convert.export import check_clip, check_mlp, check_one_encoder, export_of, not_held
+from vlmtool.convert.export import check_clip, check_mlp, check_named, check_one_encoder, export_of, not_held
 from vlmtool.convert.layouts.early import below_vision_model, early_tokenizer
 from vlmtool.convert.layouts.names import renamed
 from vlmtool.convert.layouts.official import ACT, MODELS, PROJECTOR, VISION_ENCODER, model_config
@@ -18,6 +18,7 @@ from vlmtool.convert.trained_views import trained_views
 from vlmtool.convert.whole import Writing, whole_encoder, whole_llm
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.imports.vlm import find_vlm
 from vlmtool.models.legacy.find import find_legacy
 from vlmtool.models.legacy.load import GENERATION
 from vlmtool.models.llm import read_llm_config
@@ -69,6 +70,7 @@ def _checked(source: Source) -> VisionEncoder:
     check_mlp(FORMAT, source.meta["projector"], act=ACT, bias=True)
     encoder, _ = trained_views(source)
     check_clip(FORMAT, encoder)
+    check_named(FORMAT, "vision_encoder", source.vision_encoder)
     kind = read_llm_config(source.llm.folder, source.trust_remote_code).model_type
     if kind not in MODELS:
         raise not_held(FORMAT, f"a language model of type {kind}, only {', '.join(MODELS)}")
@@ -84,8 +86,9 @@ def _without_copies(llm: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _llm_config(base: Path, llm: PreTrainedModel) -> dict[str, Any]:
-    """As its authors wrote it; of a checkpoint with code of its own, that of the native class."""
-    said = llm.config.to_dict() if find_legacy(base) is not None else read_json_object(base / "config.json")
+    """As its authors wrote it; of a checkpoint with code of its own, or inside a whole model, that of the class."""
+    is_own = find_legacy(base) is None and find_vlm(base) is None
+    said = read_json_object(base / "config.json") if is_own else llm.config.to_dict()
     return {key: value for key, value in said.items() if key not in ("_name_or_path", "transformers_version")}
 
 

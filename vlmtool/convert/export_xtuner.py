@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from vlmtool.convert.export import check_clip, check_mlp, check_one_encoder, export_of, not_held
+from vlmtool.convert.export import check_clip, check_mlp, check_named, check_one_encoder, export_of, not_held
 from vlmtool.convert.export_vlmtool import write_encoder, write_llm
 from vlmtool.convert.layouts.early import below_vision_model, early_tokenizer, early_words
 from vlmtool.convert.layouts.xtuner import CONFIG, PROJECTOR_FILES, config_text, projector_config
@@ -35,6 +35,9 @@ def write_xtuner(source: Source, folder: Path, writing: Writing, facts: dict[str
     check_mlp(FORMAT, source.meta["projector"])
     encoder, _ = trained_views(source)
     check_clip(FORMAT, encoder)
+    for part, base in (("llm", source.llm), ("vision_encoder", source.vision_encoder)):
+        if not getattr(source.recipe, part).is_fully_trained:
+            check_named(FORMAT, part, base)
     if encoder.num_dropped != 1:
         raise not_held(FORMAT, "an encoder whose CLS token the projector reads (vision_encoder.select_strategy)")
     llm = _write_llm(source, folder, writing)

@@ -10,6 +10,7 @@ from vlmtool.convert.report import LOOKED_FOR, Report
 from vlmtool.models.imports.kind import FILE_ENDS
 from vlmtool.models.manifest import FILE_NAME, LINEAGE_NAME, read_lineage, read_manifest, read_part_manifest
 from vlmtool.utils.errors import CheckpointError, UsageError
+from vlmtool.utils.hub import is_hub_id, local_folder
 
 
 def inspect_path(path: Path, verify: bool = False) -> Report:
@@ -35,8 +36,10 @@ def _inspect(path: Path, verify: bool) -> Report:
         if path.suffix not in FILE_ENDS:
             raise UsageError(f"PATH: '{path}' is no checkpoint ({', '.join(FILE_ENDS)}).\n{LOOKED_FOR}")
         return foreign_report(path, verify) or checkpoint_report(path, path, verify)
+    if not path.is_dir() and not path.parent.is_dir() and is_hub_id(str(path)):
+        path = local_folder(str(path), "PATH")
     if not path.is_dir():
-        raise UsageError(f"PATH: there is no file or folder '{path}'.\nCheck the path; a hub id must be downloaded.")
+        raise UsageError(f"PATH: there is no file or folder '{path}'.\nCheck the path.")
     if (manifest := read_manifest(path) or read_lineage(path)) is not None:
         return model_folder_report(path, manifest, verify)
     if (part_manifest := read_part_manifest(path)) is not None:

@@ -23,6 +23,7 @@ from vlmtool.models.imports.xtuner import ADAPTERS
 from vlmtool.models.legacy.adapter import native_adapter
 from vlmtool.models.lineage import Guard, Setup, check_setup, read_projector_config
 from vlmtool.models.lora import ADAPTER
+from vlmtool.models.manifest import read_lineage
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import load_weights, saved_names
 from vlmtool.utils.errors import CheckpointError
@@ -125,8 +126,10 @@ def _reading_of(source: Foreign) -> Reading | None:
     """How its encoder is read, as far as it says."""
     if (vlm := find_vlm(source.path)) is not None:
         return vlm.facts.reading
+    if source.kind is Kind.XTUNER_FOLDER and (trained := read_lineage(source.path)) is not None:
+        return Reading.of(trained.vision_encoder)
     said = config_beside(source.path) if source.kind is Kind.LLAVA_PROJECTOR else {}
-    return partial_reading(said) if said else None
+    return partial_reading(said, source.path) if said else None
 
 
 def _projector_config(source: Foreign, fitted: Fitted, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def _said_options(source: Foreign) -> dict[str, Any]:
 
 
 def _check_alpha(source: Foreign, model: VisionLanguageModel, guard: Guard) -> None:
-    """An adapter's weights are scaled by its alpha, which stands in its settings alone."""
+    """An adapter's weights are scaled by what stands in its settings alone: alpha, and by which power of the rank."""
     if source.kind is not Kind.XTUNER_FOLDER:
         return
     parts: dict[str, Any] = {"llm": model.llm, "vision_encoder": model.vision_encoder.encoders[0].model}
@@ -171,12 +174,18 @@ def _check_alpha(source: Foreign, model: VisionLanguageModel, guard: Guard) -> N
         settings = getattr(parts[part], "peft_config", None)
         if settings is None or not (source.path / folder).is_dir():
             continue
-        then = read_json_object(source.path / folder / "adapter_config.json").get("lora_alpha")
-        now = getattr(settings[ADAPTER], "lora_alpha", None)
-        if then != now:
+        said = read_json_object(source.path / folder / "adapter_config.json")
+        for key, name in (("lora_alpha", "alpha"), ("use_rslora", "rslora")):
+            then, now = said.get(key) or False, getattr(settings[ADAPTER], key, False)
+            if then != now:
+                guard.refuse(
+                    f"{source.path / folder} was trained with {name} {then}; this recipe has {part}.lora.{name} {now}.",
+                    f"Set {part}.lora.{name}={then}.",
+                )
+        if said.get("alpha_pattern"):
             guard.refuse(
-                f"{source.path / folder} was trained with alpha {then}; this recipe has {part}.lora.alpha {now}.",
-                f"Set {part}.lora.alpha={then}.",
+                f"{source.path / folder} was trained with an alpha for each layer; a recipe has one for all.",
+                "Merge it into its base, and start from that.",
             )
 
 

@@ -63,6 +63,11 @@ def find_source(init_from: str) -> Path:
             return newest
         if foreign_kind(path) is not None:
             return path
+        if path.suffix == ".pth":
+            raise UsageError(
+                f"init_from: '{init_from}' is a folder of DeepSpeed's shards, not one .pth.\n"
+                "Convert it with the tool that wrote it (xtuner convert pth_to_hf), and name that folder."
+            )
         raise UsageError(f"init_from: '{init_from}' holds no checkpoint yet.\nRun the stage before to its end first.")
     raise UsageError(
         f"init_from: there is no '{init_from}'.\nRun the stage before, or start without it: --set init_from=None."

@@ -141,14 +141,22 @@ class StepLoop(BaseLoop):
         counts = self._count(micro_batches, signals)
         strategy = self.runner.strategy
         total = torch.zeros((), dtype=torch.float64, device=self.runner.device)
-        for number, batch in enumerate(micro_batches):
-            with strategy.micro_batch(self.runner.model, is_last=number == self.accumulation - 1):
-                total += self._backward(batch.to(self.runner.device), counts["num_supervised"])
-        self._enter("sharing the loss")
-        loss = sum_over_ranks([total.item()], self.runner.device)[0] / counts["num_supervised"]
+        loss, is_usable = math.nan, True
+        for number, batch in enumerate(micro_batches, start=1):
+            is_last = number == self.accumulation
+            with strategy.micro_batch(self.runner.model, is_last):
+                part = self._forward(batch.to(self.runner.device))
+                total += part.detach().double()
+                if is_last:  # before its gradients: some engines can leave out a step by them alone
+                    self._enter("sharing the loss")
+                    loss = sum_over_ranks([total.item()], self.runner.device)[0] / counts["num_supervised"]
+                    is_usable = loss <= self.max_loss
+                self._enter("backward pass")
+                # Gradients are averaged over the ranks; the sum is what is wanted.
+                strategy.backward(part * (world_size() / counts["num_supervised"]), is_usable)
         if not counts["num_images"]:
             strategy.leave_out(self.runner.vlm.image_parameters())
-        grad_norm, stepped = strategy.update(is_usable=loss <= self.max_loss)
+        grad_norm, stepped = strategy.update(is_usable)
         skipped = not stepped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         bad = [sample for batch in micro_batches for sample in batch.bad_samples]
@@ -174,15 +182,14 @@ class StepLoop(BaseLoop):
     def _enter(self, phase: str) -> None:
         self.runner.watch.enter(self._iter, phase)
 
-    def _backward(self, batch: Batch, num_supervised: float) -> torch.Tensor:
-        """Gradients of one micro-batch; returns its summed loss."""
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        """Summed loss of one micro-batch."""
         self._enter("forward pass")
         with self.runner.strategy.autocast():
-            loss = self.runner.model(batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths).total
-        self._enter("backward pass")
-        # Gradients are averaged over the ranks; the sum is what is wanted.
-        self.runner.strategy.backward(loss * (world_size() / num_supervised))
-        return loss.detach().double()
+            loss: torch.Tensor = self.runner.model(
+                batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths
+            ).total
+        return loss
 
     def _refuse_endless_skipping(self) -> None:
         if self.skipped_in_a_row >= self.max_skipped:

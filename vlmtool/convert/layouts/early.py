@@ -28,19 +28,21 @@ def below_vision_model(state: Mapping[str, Tensor], beginning: str = "") -> dict
 
 
 def early_words(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A language model's config: `torch_dtype` for `dtype`, `rope_theta` and `rope_scaling` for `rope_parameters`.
+    """A language model's config: `torch_dtype` for `dtype`, keys of their own and `rope_scaling` for `rope_parameters`.
+
+    Rope that differs from layer to layer has no early words, and is left as it is.
 
     Args:
         dtype: of the weights, such as "float16".
     """
-    said = {key: value for key, value in config.items() if key not in ("dtype", "rope_parameters")}
+    said = {**{key: value for key, value in config.items() if key != "dtype"}, "torch_dtype": dtype}
     rope = dict(config.get("rope_parameters") or {})
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        return said
+    said.pop("rope_parameters", None)
     kind = rope.pop("rope_type", "default")
-    if "rope_theta" in rope:
-        said["rope_theta"] = rope.pop("rope_theta")
-    if kind != "default":
-        said["rope_scaling"] = {"type": kind, **rope}
-    return {**said, "torch_dtype": dtype}
+    said |= {key: rope.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    return said if kind == "default" and not rope else {**said, "rope_scaling": {"type": kind, **rope}}
 
 
 def early_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,10 +89,15 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> tuple[float, list[B
 
 
 def _in_step(loader: DataLoader[Any]) -> Iterator[tuple[Any, bool]]:
-    """As many batches in every process: the last of a shorter share again, which does not count."""
+    """As many batches in every process: the last of a shorter share again, which does not count, and in place of none
+    at all that of another process.
+    """
     rounds = max(gather_lists([len(loader)]))
     batch = None
     for batch in loader:
         yield batch, True
+    if batch is None:
+        share: Any = loader.dataset  # a subset of the whole set
+        batch = loader.collate_fn([share.dataset[0]])
     for _ in range(rounds - len(loader)):
         yield batch, False

@@ -30,5 +30,7 @@ def make_strategy(
     from vlmtool.engine.strategies.zero import Zero
 
     schedule = recipe.schedule
-    settings = complete(zero_settings(name), schedule.batch_size, schedule.clip_grad, world_size())
+    settings = complete(
+        zero_settings(name), schedule.batch_size, schedule.accumulation, schedule.clip_grad, world_size()
+    )
     return Zero(device, autocast, settings)

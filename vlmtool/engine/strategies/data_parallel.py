@@ -59,11 +59,12 @@ class DataParallel:
             return model.no_sync()
         return nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, is_usable: bool = True) -> None:
         """Gradients of one micro-batch.
 
         Args:
             loss: its share of the step's, times the number of processes, over which gradients are averaged.
+            is_usable: False with the last micro-batch of a step that `update` is to leave out.
         """
         self.optim_wrapper.backward(loss)
 

@@ -64,11 +64,11 @@ class FullyShardedDataParallel(DataParallel):
     def load_optimizer_state(self, saved: dict[str, Any], folder: Path) -> None:
         """Each process takes its pieces."""
         parameters = self._parameters()
-        state = {
+        pieces = {
             number: {key: _piece(value, parameters[int(number)]) for key, value in values.items()}
             for number, values in saved.get("state", {}).items()
         }
-        super().load_optimizer_state({**saved, "state": state}, folder)
+        super().load_optimizer_state({**saved, "state": pieces} if "state" in saved else saved, folder)
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:

@@ -3,14 +3,14 @@
 Source: https://arxiv.org/abs/1910.02054; settings: https://www.deepspeed.ai/docs/config-json/
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_set_full_grad
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from vlmtool.engine.strategies.data_parallel import DataParallel
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.utils.distributed import is_main, world_size
+from vlmtool.utils.errors import UsageError
 
 PIECES = "deepspeed"  # folder of a checkpoint's state with each process's piece
 
@@ -49,13 +50,18 @@ class Zero(DataParallel):
         self, vlm: VisionLanguageModel, make_optimizer: Callable[[], OptimWrapper]
     ) -> tuple[nn.Module, OptimWrapper]:
         """The engine, and the optimiser, which now works on pieces."""
+        if self.is_sharded and any(encoder.is_native for encoder in vlm.vision_encoder.encoders):
+            raise UsageError(
+                "runtime.strategy: stage 3 of DeepSpeed wants the same calls of the projector in all processes, and an "
+                "encoder of native resolution makes one for each picture.\nTake deepspeed_zero2 or fsdp2."
+            )
         self.optim_wrapper = make_optimizer()
-        self._trained = self._parameters()
         self._members = [{id(p) for p in group["params"]} for group in self.optim_wrapper.param_groups]
-        engine, *_ = deepspeed.initialize(
-            model=Autocasting(vlm, self._inside), optimizer=self.optim_wrapper.optimizer, config=self.config
-        )
-        engine.checkpoint_engine = SafeCheckpointEngine()
+        with _local_rank(self.device):
+            engine, *_ = deepspeed.initialize(
+                model=Autocasting(vlm, self._inside), optimizer=self.optim_wrapper.optimizer, config=self.config
+            )
+        self._files = engine.checkpoint_engine = SafeCheckpointEngine()
         self.engine = engine
         return engine, self.optim_wrapper
 
@@ -64,9 +70,9 @@ class Zero(DataParallel):
         self.engine.set_gradient_accumulation_boundary(is_last)
         return nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of one micro-batch."""
-        self.engine.backward(loss)
+    def backward(self, loss: Tensor, is_usable: bool = True) -> None:
+        """Gradients of one micro-batch; those of a step to be left out become no numbers, which the engine sees."""
+        self.engine.backward(loss if is_usable else loss * float("nan"))
 
     def leave_out(self, parameters: Iterable[nn.Parameter]) -> None:
         """Their gradients are in one piece with others: their rate is 0 for this step, so that they stay."""
@@ -77,9 +83,7 @@ class Zero(DataParallel):
                 group["lr"] = 0.0
 
     def update(self, is_usable: bool) -> tuple[float, bool]:
-        """The engine's step, which leaves out gradients that are no numbers; a loss that is not usable becomes one."""
-        if not is_usable:
-            safe_set_full_grad(self._trained[0], torch.full_like(self._trained[0], float("nan")))
+        """The engine's step, which leaves out gradients that are no numbers."""
         self.engine.step()
         if self._rates is not None:
             for group, rate in zip(self.optim_wrapper.param_groups, self._rates, strict=True):
@@ -103,6 +107,7 @@ class Zero(DataParallel):
     def write_pieces(self, folder: Path) -> None:
         """This process's piece."""
         self.engine.save_checkpoint(str(folder), tag=PIECES, save_latest=False, exclude_frozen_parameters=True)
+        self._files.raise_problem()
 
     def load_optimizer_state(self, saved: dict[str, Any], folder: Path) -> None:
         """Put the pieces back, in as many processes as they were written by."""
@@ -113,6 +118,25 @@ class Zero(DataParallel):
                 f"the optimiser was saved by {then}; this run is DeepSpeed {now}, which cannot cut it anew"
             )
         self.engine.load_checkpoint(str(folder), tag=PIECES, load_module_strict=False, load_lr_scheduler_states=False)
+
+
+@contextmanager
+def _local_rank(device: torch.device) -> Iterator[None]:
+    """DeepSpeed asks the environment for this process's number, also where there is one only, and takes the GPU of that
+    number: here the one that was picked, which is another where a process sees its own alone.
+    """
+    number = os.environ.get("LOCAL_RANK", "0") if device.index is None else str(device.index)
+    names = ("LOCAL_RANK", *({"OMPI_COMM_WORLD_LOCAL_RANK"} & os.environ.keys()))  # it wants the two to be equal
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, number))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class Autocasting(nn.Module):

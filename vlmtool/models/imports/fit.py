@@ -16,7 +16,7 @@ from vlmtool.utils.checklist import counted
 
 _PROJECTOR, _ENCODER = "projector.", "vision_encoder.model."
 _PEFT = "base_model.model."  # before every name of a part with an adapter
-_BLOCK = re.compile(r"\.layers\.(\d+)\.")
+_BLOCK = re.compile(r"\.layers?\.(\d+)\.")  # `layer` in DINOv2
 _NAMED = 2  # names that stand for the others of a line
 
 
@@ -132,15 +132,19 @@ def _in_model(
             target = own_name(target, own, _ENCODER + _PEFT)
     if part in kept and not is_weight_of("lora", target):
         return Left(kept[part])
-    if part == "vision_encoder" and (block := _BLOCK.search(target)) and int(block[1]) > _last_block(own):
+    if part == "vision_encoder" and any(number > _last_block(own) for number in block_number(target)):
         return Left("of encoder layers above the one that is read")
     return Left("the same weight as another one") if target in tied else target
 
 
 def _last_block(own: Collection[str]) -> int:
     """Number of the highest block of the encoder that was kept; -1 where none was."""
-    found = (_BLOCK.search(name) for name in own if name.startswith(_ENCODER))
-    return max((int(block[1]) for block in found if block), default=-1)
+    return max((number for name in own if name.startswith(_ENCODER) for number in block_number(name)), default=-1)
+
+
+def block_number(name: str) -> list[int]:
+    """Of the encoder's block that a weight belongs to; none for the others."""
+    return [int(number) for number in _BLOCK.findall(name)[:1]]
 
 
 def _told(names: Collection[str]) -> str:

@@ -46,27 +46,28 @@ def llava_facts(folder: Path) -> VlmFacts:
     said = read_json_object(file)
     _check(said, file)
     llm, llm_config = _llm(said, file)
-    feature = said.get("mm_vision_select_feature", "patch")
-    if feature not in _FEATURES:
-        raise CheckpointError(f"{file}: mm_vision_select_feature = {feature}: it takes {' or '.join(_FEATURES)}.")
     return VlmFacts(
         llm=llm,
         llm_config=llm_config,
-        reading=Reading(
-            select_layer=plain_layer(said.get("mm_vision_select_layer", -2), "mm_vision_select_layer", file),
-            select_strategy=_FEATURES[feature],
-        ),
+        reading=partial_reading(said, file),
         pad_to_square=said.get("image_aspect_ratio") == "pad",
         tower=str(said.get("mm_vision_tower") or ""),
         vision_hidden_size=vision_width(said),
     )
 
 
-def partial_reading(said: Mapping[str, Any]) -> Reading:
-    """How the encoder is read, as far as a config.json says so; LLaVA's own defaults where it does not."""
-    layer, feature = said.get("mm_vision_select_layer", -2), str(said.get("mm_vision_select_feature", "patch"))
+def partial_reading(said: Mapping[str, Any], file: Path) -> Reading:
+    """How the encoder is read, as far as a config.json says so; LLaVA's own defaults where it does not.
+
+    Raises:
+        CheckpointError: in a way that vlmtool does not have.
+    """
+    feature = said.get("mm_vision_select_feature", "patch")
+    if feature not in _FEATURES:
+        raise CheckpointError(f"{file}: mm_vision_select_feature = {feature}: it takes {' or '.join(_FEATURES)}.")
     return Reading(
-        select_layer=layer if isinstance(layer, int) else -2, select_strategy=_FEATURES.get(feature, "patch")
+        select_layer=plain_layer(said.get("mm_vision_select_layer", -2), "mm_vision_select_layer", file),
+        select_strategy=_FEATURES[feature],
     )
 
 

@@ -81,7 +81,11 @@ class ForeignVlm:
         sizes = pinpoints(self.folder) if self.source.kind is Kind.LLAVA else None
         if sizes is None:
             return self
-        tiles = grids(sizes, side, self.folder / "config.json")
+        # LLaVA's own lists are of (width, height), those of transformers of (height, width).
+        turned = (
+            [pair[::-1] if isinstance(pair, list) else pair for pair in sizes] if isinstance(sizes, list) else sizes
+        )
+        tiles = grids(turned, side, self.folder / "config.json")
         return replace(self, facts=replace(self.facts, reading=replace(self.facts.reading, tiles=tiles)))
 
 
