@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.command import ROOT, environment
+from tests.engine.command import ROOT, command, environment, start
 from tests.engine.conftest import FINETUNE, log_rows, losses
 from vlmtool.convert.pth_to_hf import pth_to_hf
 from vlmtool.models.checkpoint import read_checkpoint
@@ -67,6 +67,15 @@ def test_losses_weights_and_resumed_runs_equal_those_of_one_process(run, small, 
     last = read_checkpoint(tmp_path / "exploded" / "iter_4.pth").state_dict
     assert all(row["skipped"] for row in log_rows(tmp_path / "exploded").values())
     assert all(torch.equal(first[weight], last[weight]) for weight in first)
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_one_process_by_itself_takes_an_engine_too(run, small, tmp_path, name):
+    """Without NPROC_PER_NODE, as on a machine with one GPU."""
+    settings = [LORA, "schedule.max_steps=2"]
+    done = start([*command(small, tmp_path / name, *settings), "--deepspeed", name])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / name) == pytest.approx(losses(run("plain", *settings)), rel=1e-5)
 
 
 WAYS = {

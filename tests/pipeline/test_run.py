@@ -124,9 +124,16 @@ def test_a_key_that_leaves_the_weights_alone_changes_nothing(work, copy):
     assert work.commands == []
 
 
+def test_steps_that_are_cut_otherwise_are_the_same_steps(work, copy):
+    """Half the processes with twice the accumulation, say."""
+    work.start(copy, "schedule.batch_size=2", "schedule.accumulation=2", execute=nothing)
+    assert work.commands == []
+
+
 @pytest.mark.parametrize(
     ("override", "stage", "was", "now"),
     [
+        ("schedule.accumulation=3", "Stage 1, align", "schedule.accumulation = ", "3"),
         ("1:schedule.lr=2e-2", "Stage 1, align", "schedule.lr = 0.01", "0.02"),
         ("tune:llm.lora.r=8", "Stage 2, tune", "llm.lora.r = 4", "8"),
         ("data.max_length=512", "Stage 1, align", "data.max_length = 2048", "512"),

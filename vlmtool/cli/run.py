@@ -58,7 +58,8 @@ def run(
 
     launch = launch_settings(os.environ)
     sets = [*(set_ or []), *(cfg_options or []), *options.strategy(deepspeed)]
-    pipeline = read_pipeline(configs, sets, work_dir, eval_ or [])
+    num_processes = launch.num_processes if launch is not None else 1
+    pipeline = read_pipeline(configs, sets, work_dir, eval_ or [], num_processes)
 
     from vlmtool.pipeline.checks import check_pipeline, look
     from vlmtool.pipeline.overview import end_table, plan_table
@@ -69,7 +70,7 @@ def run(
     standings = check_pipeline(pipeline, ends, repeat)
     (out() if dry_run else err()).print(plan_table(pipeline, standings, ends), soft_wrap=False)
     if dry_run:
-        if not _check_stages(standings, launch.num_processes if launch is not None else 1):
+        if not _check_stages(standings, num_processes):
             raise typer.Exit(1)
         return
     run_pipeline(pipeline, ends, repeat)

@@ -20,6 +20,7 @@ from vlmtool.models.checkpoint import read_checkpoint
 from vlmtool.models.lineage import Guard
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import load_weights, saved_names
+from vlmtool.utils.distributed import world_size
 
 
 class VlmRunner(Runner):
@@ -97,7 +98,8 @@ class VlmRunner(Runner):
     def save_checkpoint(self, out_dir: str, filename: str, **_: Any) -> None:
         """Write `filename` and its `.state` folder, then move `last_checkpoint`; called by every rank."""
         weights = self.strategy.trained_weights(self.vlm)
-        save_checkpoint(Path(out_dir) / filename, self, {**self.meta, "step": self.iter, "epoch": self.epoch}, weights)
+        meta = {**self.meta, "step": self.iter, "epoch": self.epoch, "processes": world_size()}
+        save_checkpoint(Path(out_dir) / filename, self, meta, weights)
 
     def load_checkpoint(self, filename: str, **_: Any) -> dict[str, Any]:
         """Put the trained weights of a checkpoint into the model; returns its meta."""

@@ -26,6 +26,8 @@ class Stage:
     recipe: Recipe
     folder: Path
     """The run folder."""
+    num_processes: int = 1
+    """That would train it now."""
 
     @property
     def name(self) -> str:
@@ -87,13 +89,18 @@ class Pipeline:
 
 
 def read_pipeline(
-    configs: Sequence[str], sets: Sequence[str] = (), work_dir: Path | None = None, evals: Sequence[str] = ()
+    configs: Sequence[str],
+    sets: Sequence[str] = (),
+    work_dir: Path | None = None,
+    evals: Sequence[str] = (),
+    num_processes: int = 1,
 ) -> Pipeline:
     """The pipeline that a command line asks for.
 
     Args:
         sets: `KEY=VALUE` for every stage; `2:KEY=VALUE` or `NAME:KEY=VALUE` for one.
         evals: `BENCHMARK:FILE`.
+        num_processes: of each training.
 
     Raises:
         UsageError: a recipe, an override or an evaluation that is wrong; of a recipe its stage is named.
@@ -112,7 +119,8 @@ def read_pipeline(
             recipe = load_recipe(config, overrides)
         except UsageError as error:
             raise type(error)(f"Stage {number}, {config}: {error}") from error
-        stages.append(Stage(number, config, tuple(overrides), recipe, default_work_dir(config, root)))
+        folder = default_work_dir(config, root)
+        stages.append(Stage(number, config, tuple(overrides), recipe, folder, num_processes))
     return Pipeline(tuple(stages), tuple(_evaluations(evals)), root)
 
 

@@ -1,5 +1,6 @@
 """What of a pipeline is done: what the run folders say, and the one thing they do not, which checkpoints are final."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ FREE = (
     "schedule.eval_every", "schedule.eval_batch_size", "runtime.activation_checkpointing", "runtime.on_save_error",
     "runtime.hang_timeout", "runtime.trust_remote_code",
 )  # fmt: skip
+
+STEP = ("schedule.batch_size", "schedule.accumulation")
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,18 @@ def _changed(stage: Stage, found: Trained) -> str:
     """What the recipe says otherwise now: the first such key, with both values."""
     then = parse_recipe(found.meta["recipe"], str(found.path))
     was, now = (dict(_values(recipe, stage.number > 1)) for recipe in (then, stage.recipe))
+    processes = found.meta.get("processes", stage.num_processes)
+    if _step_size(was) * processes == _step_size(now) * stage.num_processes:  # cut otherwise, the steps are the same
+        was, now = ({key: values[key] for key in values if key not in STEP} for values in (was, now))
     key = next((key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)), None)
     if key is None:
         return ""
     return f"was trained with {key} = {was.get(key)!r}; its recipe now says {now.get(key)!r}"
+
+
+def _step_size(values: Mapping[str, Any]) -> int:
+    """Samples of one process in a step."""
+    return math.prod(values[key] for key in STEP)
 
 
 def _values(recipe: Recipe, follows: bool) -> Iterator[tuple[str, Any]]:
