@@ -2,41 +2,39 @@
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from tests.chat.conftest import tiny_llm
 from vlmtool.chat.decoder import Decoder
-from vlmtool.chat.slots import Slots, takes_any_mask
+from vlmtool.chat.slots import SHARING, Slots, takes_any_mask
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3, "pad_token_id": 0,
 }  # fmt: skip
 OWN = {
-    "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
-    "Mistral": {"sliding_window": None},
-    "Mixtral": {"num_local_experts": 2},
-    "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
-    "Gemma": {"head_dim": 8},
-    "Gemma2": {"head_dim": 8, "sliding_window": 4},
-    "Gemma3": {"head_dim": 8, "sliding_window": 4},
-    "Glm": {"head_dim": 8},
-    "Glm4": {"head_dim": 8},
-    "Bloom": {"n_head": 4, "n_layer": 2},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "mistral": {"sliding_window": None},
+    "mixtral": {"num_local_experts": 2},
+    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 4},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 4},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+    "starcoder2": {"sliding_window": None},
+    "glm": {"head_dim": 8},
+    "glm4": {"head_dim": 8},
+    "bloom": {"n_head": 4, "n_layer": 2},
 }
-SHARING = [
-    "Llama", "Qwen2", "Qwen3", "Qwen2Moe", "Mistral", "Mixtral", "Phi", "Phi3", "Gemma", "Glm", "Glm4", "Olmo2",
-    "SmolLM3", "Granite", "OPT", "GPTNeoX", "GPT2",
-]  # fmt: skip
-NOT_SHARING = ["Gemma2", "Gemma3", "Bloom"]
+NOT_SHARING = ["gemma2", "gemma3_text", "bloom", "doge"]
 
 
 def tiny(name: str, **changes):
-    model = getattr(transformers, f"{name}ForCausalLM", None) or getattr(transformers, f"{name}LMHeadModel")
+    config = CONFIG_MAPPING[name](**{**SIZES, **OWN.get(name, {}), **changes})
     torch.manual_seed(0)
-    llm = model(model.config_class(**{**SIZES, **OWN.get(name, {}), **changes})).eval()
+    llm = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval()
     llm.requires_grad_(False)
     return llm
 
@@ -92,9 +90,9 @@ def test_windows_and_masks_of_their_own_take_copies(name):
 
 
 def test_a_window_and_other_kernels_take_copies():
-    assert not takes_any_mask(tiny("Mistral", sliding_window=4))
+    assert not takes_any_mask(tiny("mistral", sliding_window=4))
     for kernel in ("eager", "flash_attention_2"):
-        llm = tiny("Llama")
+        llm = tiny("llama")
         llm.config._attn_implementation = kernel
         assert not takes_any_mask(llm)
     assert not takes_any_mask(torch.nn.Linear(1, 1))

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, nn
 
 WORTH_PACKING = 2  # slots per row at most: empty ones are computed, too
+SHARING = (
+    "llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mistral", "mixtral", "phi", "phi3", "gemma", "glm", "glm4",
+    "olmo", "olmo2", "smollm3", "granite", "starcoder2", "opt", "gpt_neox", "gpt2",
+)  # fmt: skip
+"""Model types that were seen to give the same logits so. Others may do more with a mask than to add it."""
 
 
 class Slots:
@@ -77,16 +82,14 @@ class Slots:
 def takes_any_mask(llm: nn.Module) -> bool:
     """Whether all that happens between positions is attention under a mask that the caller may give.
 
-    Not so with windows, chunks or recurrent layers, with kernels that know causal masks only or add masks of numbers,
-    and with classes outside transformers' attention interface, of which nothing is known. peft's wrapper hands such
-    questions on.
+    Not so with attention windows, and with kernels that know causal masks only or add masks of numbers. peft's wrapper
+    hands such questions on.
     """
     config = getattr(llm, "config", None)
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
-        getattr(llm, "_supports_attention_backend", False)
+        getattr(config, "model_type", None) in SHARING
         and getattr(config, "_attn_implementation", None) == "sdpa"
         and layers == {"full_attention"}
         and not (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True))
-        and not getattr(config, "attention_chunk_size", None)
     )
