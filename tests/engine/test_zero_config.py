@@ -79,6 +79,10 @@ def test_a_file_that_says_what_a_recipe_says_is_refused(tmp_path, text, told):
         (["runtime.strategy='fsdp'"], "Did you mean 'fsdp2'"),
         (["runtime.strategy='nowhere.json'"], "there is no file 'nowhere.json'"),
         (["runtime.strategy='fsdp2'", "runtime.dtype='float16'"], "no scaling of the loss"),
+        (
+            ["runtime.strategy='zero2'", "mmengine=dict(optim_wrapper=dict(clip_grad=dict(max_value=1)))"],
+            "clips by the norm",
+        ),
         (["runtime.strategy='zero3'", "data.sample_prompts=(dict(question='What?'),)"], "no process can answer alone"),
         (["runtime.strategy='fsdp2'", "schedule.eval=('mmbench:dev.tsv',)"], "no process can answer alone"),
     ],

@@ -28,6 +28,7 @@ from vlmtool.engine.planned import transform_of
 from vlmtool.engine.runner import VlmRunner
 from vlmtool.engine.setups import setup_of_run
 from vlmtool.engine.strategies.choose import make_strategy
+from vlmtool.engine.strategies.data_parallel import DataParallel
 from vlmtool.engine.trainable import PartSummary, check_trainable
 from vlmtool.engine.watch import Watch, common_id
 from vlmtool.models.build import build_beside, build_llm, build_projector, build_vision_encoder
@@ -73,6 +74,8 @@ def build_runner(
     """
     device = pick_device()
     start_process_group(launcher, device, recipe.runtime.strategy)
+    dtype = compute_dtype(recipe.runtime.dtype, device)
+    strategy = make_strategy(recipe, device, partial(autocast, device, dtype))
     torch.manual_seed(recipe.runtime.seed)  # the projector's and adapters' first weights, the same on every rank
     source = find_source(recipe.init_from) if recipe.init_from and resume_from is None else None
     folders = {part: local_folder(path, f"{part}.path") for part, path in recipe.paths.items()}
@@ -89,7 +92,7 @@ def build_runner(
     origin = data_origin(recipe, feed.dataset.sizes)
     meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
     check_same({**meta, "resume_from": str(resume_from)})
-    arguments = runner_arguments(recipe, work_dir, model, feed, device)
+    arguments = runner_arguments(recipe, work_dir, model, feed, strategy, dtype)
     runner = VlmRunner(
         **arguments, meta=meta, device=device, model=model, launcher=launcher, experiment_name=name,
         start=resume_from, force=force,
@@ -98,11 +101,14 @@ def build_runner(
 
 
 def runner_arguments(
-    recipe: Recipe, work_dir: Path, model: VisionLanguageModel, feed: Feed, device: torch.device
+    recipe: Recipe,
+    work_dir: Path,
+    model: VisionLanguageModel,
+    feed: Feed,
+    strategy: DataParallel,
+    dtype: torch.dtype | None,
 ) -> dict[str, Any]:
     """Plan → runner: what the recipe says, and the objects that no recipe can hold."""
-    dtype = compute_dtype(recipe.runtime.dtype, device)
-    strategy = make_strategy(recipe, device, partial(autocast, device, dtype))
     if strategy.is_sharded:
         model.blank = feed.transform.views([PILImage.new("RGB", (32, 32))])
     arguments = expand(recipe, str(work_dir), feed.steps, use_scaler=dtype is torch.float16)

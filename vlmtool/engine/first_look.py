@@ -40,6 +40,11 @@ def check_strategy(recipe: Recipe) -> None:
             f"runtime.dtype = 'float16' with runtime.strategy = '{name}': there is no scaling of the loss for it.\n"
             "Use 'bfloat16' or 'float32', or runtime.strategy='ddp'."
         )
+    if name != "fsdp2" and recipe.mmengine.get("optim_wrapper", {}).get("clip_grad"):
+        raise UsageError(
+            f"mmengine.optim_wrapper.clip_grad with runtime.strategy = '{name}': DeepSpeed clips by the norm alone.\n"
+            "Set schedule.clip_grad in its place, or use 'ddp' or 'fsdp2'."
+        )
     asked = {"data.sample_prompts": recipe.data.sample_prompts, "schedule.eval": recipe.schedule.eval}
     for key, value in asked.items():
         if is_sharded and value:
