@@ -4,8 +4,8 @@ Source: https://arxiv.org/abs/1910.02054; settings: https://www.deepspeed.ai/doc
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ class Zero(DataParallel):
             )
         self.optim_wrapper = make_optimizer()
         self._members = [{id(p) for p in group["params"]} for group in self.optim_wrapper.param_groups]
-        with _local_rank(self.device):
-            engine, *_ = deepspeed.initialize(
-                model=Autocasting(vlm, self._inside), optimizer=self.optim_wrapper.optimizer, config=self.config
-            )
+        _tell_local_rank(self.device)
+        engine, *_ = deepspeed.initialize(
+            model=Autocasting(vlm, self._inside), optimizer=self.optim_wrapper.optimizer, config=self.config
+        )
         self._files = engine.checkpoint_engine = SafeCheckpointEngine()
         self.engine = engine
         return engine, self.optim_wrapper
@@ -120,23 +120,14 @@ class Zero(DataParallel):
         self.engine.load_checkpoint(str(folder), tag=PIECES, load_module_strict=False, load_lr_scheduler_states=False)
 
 
-@contextmanager
-def _local_rank(device: torch.device) -> Iterator[None]:
+def _tell_local_rank(device: torch.device) -> None:
     """DeepSpeed asks the environment for this process's number, also where there is one only, and takes the GPU of that
     number: here the one that was picked, which is another where a process sees its own alone.
     """
     number = os.environ.get("LOCAL_RANK", "0") if device.index is None else str(device.index)
-    names = ("LOCAL_RANK", *({"OMPI_COMM_WORLD_LOCAL_RANK"} & os.environ.keys()))  # it wants the two to be equal
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, number))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    os.environ["LOCAL_RANK"] = number
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # it wants the two to be equal
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = number
 
 
 class Autocasting(nn.Module):
