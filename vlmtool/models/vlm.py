@@ -56,7 +56,8 @@ class VisionLanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the inputs must be."""
-        return self.llm.get_input_embeddings().weight.device
+        # Naming the weight would put it together under ZeRO's stage 3, in this process alone.
+        return next(self.llm.get_input_embeddings().parameters()).device
 
     def encode_images(self, pixels: Pixels) -> list[Tensor]:
         """Image embeddings (N'_i, D) of each of the I pictures. A frozen encoder runs without autograd."""
