@@ -20,10 +20,11 @@ MAY = {
     "chat": {"models", "data", "recipe", "utils"},
     "evaluation": {"chat", "models", "data", "recipe", "utils"},
     "engine": {"evaluation", "chat", "models", "data", "recipe", "utils"},
-    "convert": {"chat", "models", "data", "recipe", "utils"},
+    "convert": {"evaluation", "chat", "models", "data", "recipe", "utils"},
     "serve": {"chat", "models", "data", "recipe", "utils"},
     "demo": {"evaluation", "chat", "models", "data", "recipe", "utils"},
     "integrations": {"evaluation", "chat", "models", "data", "recipe", "utils"},
+    "pipeline": {"engine", "convert", "evaluation", "chat", "models", "data", "recipe", "utils"},
     # Recipes are data: besides one another they name only the classes that `type=` wants.
     "configs": {"engine", "models", "data", "demo"},
 }

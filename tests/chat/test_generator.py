@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image as PILImage
+from tokenizers import AddedToken
 
-from vlmtool.chat.generator import GenerationSettings, Generator, Request, answering
+from vlmtool.chat.generator import GenerationSettings, Generator, Request, answering, stop_ids
 from vlmtool.data.conversation import Image, Message, assistant, user
 from vlmtool.utils.errors import DataError
 
@@ -169,3 +170,13 @@ def test_the_mode_is_restored_after_an_error(generator):
 def test_a_system_message_is_read(generator):
     request = Request((Message("system", ("Be brief.",)), user("What?")))
     assert generator.generate([request], GREEDY) != generator.generate([ask("What?")], GREEDY)
+
+
+def test_an_end_of_the_models_own_that_was_added_as_special_ends_an_answer(generator):
+    """As `<|end|>` of Phi-3, which its tokenizer does not name as its EOS; an ordinary word in the list does not."""
+    tokenizer, listed = generator.renderer.tokenizer, generator.model.llm.generation_config
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True), AddedToken("word", special=False)])
+    end, word = tokenizer.convert_tokens_to_ids(["<|end|>", "word"])
+    listed.eos_token_id = [tokenizer.eos_token_id, end, word]
+    found = stop_ids(generator.renderer, generator.model.llm)
+    assert {end, tokenizer.eos_token_id} <= found and word not in found

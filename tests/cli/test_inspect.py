@@ -126,6 +126,19 @@ def test_a_model_folder_tells_all_of_itself(made, standins, inspect):
     assert "8 of 8 agree" in block(out, "files") and "here" not in block(out, "versions")
 
 
+@pytest.mark.parametrize(("layout", "needed"), [("huggingface", 0), ("official", 1), ("xtuner", 2)])
+def test_folders_of_other_layouts(layout, needed, made, inspect, tmp_path):
+    folder = pth_to_hf(None, made.checkpoint, tmp_path / "out", layout)
+    code, out, err = inspect(folder)
+    assert (code, err) == (0, "")
+    assert f"in the {layout} format" in block(out, "what") and "parent 1" in out and "agree" in block(out, "files")
+    bases = [block(out, part) for part in ("llm", "vision_encoder")]
+    assert sum("not needed" in base for base in bases) == 2 - needed
+    (folder / "README.md").write_text("edited")
+    next(folder.glob("**/*.safetensors")).write_bytes(b"")
+    assert inspect(folder)[0] == 1
+
+
 def test_a_run_folder_is_its_last_checkpoint(made, inspect):
     run, checkpoint = values(inspect, made.run), values(inspect, made.checkpoint)
     assert (run["kind"], run["detail"]) == ("run folder", "at its checkpoint iter_2.pth")

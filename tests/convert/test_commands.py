@@ -59,6 +59,17 @@ def test_the_guide_s_flow(run, recipe, standins, tmp_path, capsys):
     assert read_manifest(whole).llm.weights == "llm"
 
 
+def test_formats_of_other_tools(run, recipe, tmp_path, capsys):
+    for save_format in ("huggingface", "official", "xtuner"):
+        out = tmp_path / save_format
+        assert vlmtool("pth_to_hf", recipe, run.path, out, "--save-format", save_format, "--fp32") == 0
+        printed = capsys.readouterr().out
+        assert f"How to open it: {out / 'README.md'}" in printed
+        assert ("Trained on nf4 weights" in printed) == (save_format != "xtuner")
+    message = fails(capsys, 2, "pth_to_hf", recipe, run.path, tmp_path / "out", "--save-format", "hugingface")
+    assert "Did you mean 'huggingface'?" in message
+
+
 def test_what_can_be_known_before_exits_with_2(run, recipe, standins, tmp_path, capsys):
     out = tmp_path / "out"
     assert "no file" in fails(capsys, 2, "pth_to_hf", recipe, tmp_path / "no.pth", out)

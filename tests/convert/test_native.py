@@ -14,6 +14,7 @@ from tests.convert.test_commands import fails, vlmtool
 from tests.legacy.checkpoints import ARCHITECTURES, make_legacy_checkpoint
 from vlmtool.chat.load import load_chat_model
 from vlmtool.convert import native as module
+from vlmtool.convert import parts
 from vlmtool.convert.merge import merge_folder
 from vlmtool.convert.pth_to_hf import pth_to_hf
 from vlmtool.engine.planned import planned_llm
@@ -59,13 +60,13 @@ def test_types_and_origin_are_kept(tokenizer, tmp_path):
 def test_no_more_than_a_shard_is_copied(tokenizer, tmp_path, monkeypatch):
     src, dst = tmp_path / "src", tmp_path / "dst"
     make_legacy_checkpoint("qwen", src, tokenizer=tokenizer)
-    sizes, save = [], module.save_file
+    sizes, save = [], parts.save_file
 
     def spy(tensors, *arguments, **others):
         sizes.append(sum(value.nbytes for value in tensors.values()))
         save(tensors, *arguments, **others)
 
-    monkeypatch.setattr(module, "save_file", spy)
+    monkeypatch.setattr(parts, "save_file", spy)
     assert vlmtool("native", src, dst, "--max-shard-size", "300KB") == 0
     assert len(sizes) > 3 and max(sizes) <= 300_000
 

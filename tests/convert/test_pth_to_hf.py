@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel, Sig
 
 from tests.convert.conftest import LORA, features, input_ids, logits, pixels, plain_llm
 from tests.standins import make_llama
-from vlmtool.convert import pth_to_hf as module
+from vlmtool.convert import export_vlmtool, whole
 from vlmtool.convert.pth_to_hf import pth_to_hf
 from vlmtool.data.templates.library import find_template
 from vlmtool.models.folder import load_projector
@@ -72,7 +72,7 @@ def test_no_llm_is_loaded_for_an_adapter(train, tmp_path, standins, monkeypatch)
     run = train(llm={"path": str(base), "lora": LORA, "quantization": "nf4"})
     (base / "model.safetensors").unlink()
     for name in ("from_config", "from_pretrained"):
-        monkeypatch.setattr(module.AutoModelForCausalLM, name, lambda *_, **__: pytest.fail("an LLM is built"))
+        monkeypatch.setattr(whole.AutoModelForCausalLM, name, lambda *_, **__: pytest.fail("an LLM is built"))
     assert (pth_to_hf(None, run.path, tmp_path / "hf") / "llm_adapter" / "adapter_model.safetensors").is_file()
 
 
@@ -273,7 +273,8 @@ def test_only_a_projector_class_is_called(train, tmp_path, named, told):
 
 def test_an_error_in_the_middle_leaves_nothing(train, tmp_path, monkeypatch):
     run = train(llm={"lora": LORA})
-    monkeypatch.setattr(module, "save_projector", lambda *_: (_ for _ in ()).throw(OSError("no space left on device")))
+    full = OSError("no space left on device")
+    monkeypatch.setattr(export_vlmtool, "save_projector", lambda *_: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="no space"):
         pth_to_hf(run.recipe, run.path, tmp_path / "hf")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run"]

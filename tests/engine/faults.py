@@ -12,6 +12,7 @@ from torch import Tensor
 from vlmtool.engine import saving, watch
 from vlmtool.models.projectors.mlp import MLPProjector
 from vlmtool.utils.distributed import rank
+from vlmtool.utils.errors import DataError
 
 
 class MoodyProjector(MLPProjector):
@@ -41,6 +42,17 @@ class MoodyProjector(MLPProjector):
             if self.calls in self.backward_at:
                 embeds.register_hook(lambda gradient: gradient * float("inf"))
         return embeds
+
+
+class FailingHook(Hook):
+    """Rank 1 fails before a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx == self.step and rank() == 1:
+            raise DataError("only this process knows why")
 
 
 class HangHook(Hook):

@@ -28,7 +28,12 @@ MOODY = ["projector.type='tests.engine.faults.MoodyProjector'", "data.sampler='r
 
 
 @pytest.mark.parametrize(
-    ("number", "processes", "workers"), [(signal.SIGTERM, 1, 1), (signal.SIGUSR1, 2, 1), (signal.SIGTERM, 2, 0)]
+    ("number", "processes", "workers"),
+    [
+        (signal.SIGTERM, 1, 1),
+        (signal.SIGUSR1, 2, 1),
+        pytest.param(signal.SIGTERM, 2, 0, marks=pytest.mark.soak),
+    ],
 )
 def test_a_signal_saves_and_stops(small, tmp_path, number, processes, workers):
     extra = ["schedule.max_steps=100000", f"schedule.batch_size={4 // processes}", f"data.num_workers={workers}"]
@@ -229,7 +234,7 @@ def test_a_rank_may_prepare_for_long(small, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize("hangs", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_full_disk_neither_ends_the_watch_nor_blinds_it(small, tmp_path, hangs):
     """No sign can be written from step 2 on: a run that moves goes on, one that hangs still ends."""
     hooks = ["dict(type='tests.engine.faults.BlindWatchHook')"]
@@ -268,7 +273,7 @@ def test_a_last_save_that_fails_is_told_though_a_signal_asked_for_it(small, tmp_
     assert last_checkpoint(tmp_path) is None
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", [pytest.param("0", marks=pytest.mark.soak), "1"])
 def test_a_signal_to_one_process_ends_the_run_as_that_signal(small, tmp_path, rank):
     extra = ["schedule.batch_size=2", "schedule.max_steps=100000"]
     run = subprocess.Popen(

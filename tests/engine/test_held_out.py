@@ -87,7 +87,7 @@ def test_what_a_kill_left_out_is_made_up_for(small, standins, tmp_path):
     assert again.returncode == 0 and len(list(read_log(tmp_path / "killed" / "val_log.jsonl"))) == 2
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_bad_held_out_samples_are_listed(small, held_out, tmp_path, processes):
     extra = [
         *held_out(300, empty=1, cut=1), "data.on_bad_sample='skip'", "schedule.max_steps=2", "schedule.val_every=1",

@@ -1,10 +1,12 @@
 """How many processes, from the environment."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from vlmtool.engine.launch import Launch, _stopped_by, launch_settings
+from vlmtool import cli
+from vlmtool.engine.launch import Launch, _stopped_by, check_nodes, launch_settings
 from vlmtool.utils.errors import UsageError
 
 
@@ -23,6 +25,25 @@ def test_xtuners_variables():
 def test_no_number_is_told():
     with pytest.raises(UsageError, match="NPROC_PER_NODE=eight"):
         launch_settings({"NPROC_PER_NODE": "eight"})
+
+
+def test_each_of_several_nodes_needs_its_place():
+    first = {"NNODES": "2", "NODE_RANK": "0", "ADDR": "10.0.0.1"}
+    check_nodes(launch_settings(first), first)
+    check_nodes(Launch(8, 1, 0, "127.0.0.1", 29500), {})
+    for lost, told in (("NODE_RANK", "NODE_RANK not set"), ("ADDR", "ADDR not set")):
+        given = {name: value for name, value in first.items() if name != lost}
+        with pytest.raises(UsageError, match=rf"NNODES=2: {told}"):
+            check_nodes(launch_settings(given), given)
+    third = {**first, "NODE_RANK": "2"}
+    with pytest.raises(UsageError, match="NODE_RANK=2 is none of them"):
+        check_nodes(launch_settings(third), third)
+
+
+def test_only_training_and_evaluation_start_processes():
+    """`NPROC_PER_NODE=8 vlmtool convert …` converts once."""
+    starting = {file.name for file in Path(cli.__file__).parent.glob("*.py") if "launch_settings" in file.read_text()}
+    assert {"train.py", "evaluation.py"} <= starting <= {"train.py", "evaluation.py", "run.py"}
 
 
 @dataclass

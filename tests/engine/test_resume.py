@@ -69,7 +69,7 @@ def other_data(standins, tmp_path) -> str:
     return f"data.path={str(tmp_path / 'other.json')!r}"
 
 
-@pytest.mark.parametrize("sampler", ["random", "length"])
+@pytest.mark.parametrize("sampler", ["random", pytest.param("length", marks=pytest.mark.soak)])
 def test_other_data_of_the_same_size_are_refused_and_can_be_forced(small, run, other_data, tmp_path, sampler):
     extra = (f"data.sampler='{sampler}'", "schedule.max_steps=6")
     folder = run("run", extra[0])

@@ -16,7 +16,7 @@ from vlmtool.utils.errors import UsageError
 ENDLESS = ("schedule.max_steps=100000", "schedule.save_epochs=False")  # and without a checkpoint
 
 
-@pytest.mark.parametrize("more", [[], ["--resume"]])
+@pytest.mark.parametrize("more", [[], pytest.param(["--resume"], marks=pytest.mark.soak)])
 def test_a_second_run_is_refused_while_one_writes(small, tmp_path, more):
     """No checkpoint is there yet, so that only the lock tells."""
     words = command(small, tmp_path, *ENDLESS, "data.num_workers=1")

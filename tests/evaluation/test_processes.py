@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import pytest
@@ -16,6 +18,7 @@ from tests.chat.conftest import byte_tokenizer, image_processor, tiny_llm, tiny_
 from tests.chat.folders import write_folders
 
 NUM_QUESTIONS = 150
+EMPTY: Mapping[str, str] = MappingProxyType({})
 COMMAND = [sys.executable, "-m", "vlmtool", "mmbench"]
 OPTIONS = ("--max-new-tokens", "60", "--batch-size", "6")
 
@@ -42,12 +45,22 @@ def table(write_table) -> Path:
     return write_table(*rows)
 
 
-def start(model: Path, table: Path, folder: Path, processes: int, *options: str) -> subprocess.Popen:
-    environment = {**os.environ, "NPROC_PER_NODE": str(processes), "PORT": str(29600 + os.getpid() % 300)}
+def start(
+    model: Path, table: Path, folder: Path, processes: int, *options: str, more: Mapping[str, str] = EMPTY
+) -> subprocess.Popen:
+    several = {"NPROC_PER_NODE": str(processes), "PORT": str(29600 + os.getpid() % 300)}
+    environment = {**os.environ, **several, **more}
     return subprocess.Popen(
         [*COMMAND, str(model), "--data-path", str(table), "--work-dir", str(folder), *OPTIONS, *options],
         env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def mpi(rank: int) -> dict[str, str]:
+    """Variables of one of two processes, as Open MPI's mpirun sets them."""
+    names = ("RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE")
+    values = (rank, rank, 2, 2)
+    return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in zip(names, values, strict=True)}
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -96,3 +109,13 @@ def test_killed_in_the_middle_each_row_is_answered_once(model, table, tmp_path, 
     left, right = (json.loads((path / "metrics.json").read_text()) for path in (whole, folder))
     assert left["scores"] == right["scores"]
     assert not list(folder.glob("predictions.rank*"))
+
+
+@pytest.mark.soak
+def test_processes_that_mpirun_started_answer_each_row_once(model, table, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "mpi"
+    finish(start(model, table, whole, 1))
+    ranks = [start(model, table, folder, 1, "--launcher", "mpi", more=mpi(rank)) for rank in (0, 1)]
+    for rank in ranks:
+        finish(rank)
+    assert answers(folder) == answers(whole)

@@ -98,6 +98,7 @@ def test_own_predictions_can_be_scored_again(command, tmp_path, write_table):
         (("x", "--data-path", DATA / "mmbench.tsv", "--bits", "3"), "--bits 3"),
         (("x", "--data-path", DATA / "mmbench.tsv", "--work-dir", DATA / "mmbench.tsv"), "cannot be made"),
         (("x", "--data-path", DATA / "mmbench.tsv", "--launcher", "pytorh"), "Did you mean 'pytorch'"),
+        (("x", "--data-path", DATA / "mmbench.tsv", "--launcher", "slurm"), "SLURM_PROCID, .* not set"),
     ],
 )
 def test_wrong_options_are_told_before_any_work(command, tmp_path, monkeypatch, arguments, message):

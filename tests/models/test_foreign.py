@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model
 
 from tests.safety.evil import Calls, Runs, with_pickle
+from vlmtool.engine.init_from import find_source
 from vlmtool.models.checkpoint import read_checkpoint
-from vlmtool.models.foreign import MMENGINE, read_xtuner_checkpoint
+from vlmtool.models.foreign import MMENGINE
+from vlmtool.models.imports.fit import block_number
+from vlmtool.models.imports.read import find_foreign, read_pickle
 from vlmtool.models.pickled import pickled_names
 from vlmtool.utils.errors import CheckpointError, UsageError
 
@@ -59,13 +63,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_weights_and_plain_meta_are_read(folder):
-    found = read_xtuner_checkpoint(folder / "epoch_1.pth")
+    found = dict(find_foreign(folder / "epoch_1.pth").tensors())
     wanted = torch.load(folder / "weights.pt", weights_only=True)
-    assert found.state_dict.keys() == wanted.keys()
-    assert all(torch.equal(found.state_dict[name], value) for name, value in wanted.items())
-    assert (found.meta["epoch"], found.meta["iter"]) == (1, 4)
-    assert found.meta["experiment_name"].startswith("xtuner_like")
-    assert "dataset_meta" not in found.meta  # plain values only
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    meta = read_pickle(folder / "epoch_1.pth")["meta"]
+    assert (meta["epoch"], meta["iter"]) == (1, 4) and meta["experiment_name"].startswith("xtuner_like")
 
 
 def test_the_file_does_hold_objects_and_vlmtools_own_reader_refuses_it(folder):
@@ -77,11 +80,11 @@ def test_every_name_of_the_file_gives_the_stand_in(folder, monkeypatch):
     """`getattr` and the classes of mmengine and numpy among them: nothing that the file names is called."""
     assert [kind.__module__ for kind in set(MMENGINE.values())] == ["vlmtool.models.foreign"]
     monkeypatch.setattr("mmengine.logging.history_buffer.HistoryBuffer", lambda *_: pytest.fail("called"))
-    read_xtuner_checkpoint(folder / "epoch_1.pth")
+    read_pickle(folder / "epoch_1.pth")
     path = with_pickle(
         folder / "getattr.pth", pickle.dumps({"meta": {"a": Calls(getattr, "", "x")}, "state_dict": {}}, 2)
     )
-    assert read_xtuner_checkpoint(path).meta == {}
+    assert type(read_pickle(path)["meta"]["a"]).__module__ == "vlmtool.models.foreign"
 
 
 @pytest.mark.parametrize("core", ["numpy.core.multiarray", "numpy._core.multiarray"])
@@ -96,7 +99,7 @@ def test_old_and_new_numpy_are_read(folder, core):
             if entry.filename.endswith("data.pkl"):
                 assert any(name.startswith(f"{core}.") for name in pickled_names(content))
             target.writestr(entry, content)
-    assert read_xtuner_checkpoint(folder / f"{core}.pth").meta["epoch"] == 1
+    assert read_pickle(folder / f"{core}.pth")["meta"]["epoch"] == 1
 
 
 @pytest.mark.parametrize(
@@ -108,25 +111,33 @@ def test_any_other_object_is_refused_by_name(tmp_path, extra, name):
     extra = extra or Runs(tmp_path / "mark")
     torch.save({"meta": {}, "state_dict": {}, "message_hub": {"log_scalars": extra}}, path)
     with pytest.raises(CheckpointError, match=f"a.pth: refused.*'{name}'") as caught:
-        read_xtuner_checkpoint(path)
+        read_pickle(path)
     assert len(str(caught.value).splitlines()) <= 3 and not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("content", [[1], {"meta": {}}, {"meta": 1, "state_dict": {}}])
 def test_another_form_is_no_checkpoint(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="not a checkpoint of mmengine's"):
-        read_xtuner_checkpoint(tmp_path / "a.pth")
+    assert find_foreign(tmp_path / "a.pth") is None
 
 
 def test_a_state_of_other_than_tensors_is_refused(tmp_path):
     torch.save({"meta": {}, "state_dict": {"llm.weight": [1]}}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="'llm.weight' in its state_dict is no tensor"):
-        read_xtuner_checkpoint(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="'llm.weight' is no tensor"):
+        dict(find_foreign(tmp_path / "a.pth").tensors())
 
 
-def test_folders_and_missing_files_are_told(tmp_path):
-    with pytest.raises(UsageError, match="DeepSpeed"):
-        read_xtuner_checkpoint(tmp_path)
-    with pytest.raises(UsageError, match="There is no file"):
-        read_xtuner_checkpoint(tmp_path / "no.pth")
+def test_a_folder_of_shards_is_told_from_an_empty_run(tmp_path):
+    (tmp_path / "iter_4.pth").mkdir()
+    with pytest.raises(UsageError, match="DeepSpeed's shards.*\\n.*xtuner convert pth_to_hf"):
+        find_source(str(tmp_path / "iter_4.pth"))
+    with pytest.raises(UsageError, match="holds no checkpoint yet"):
+        find_source(str(tmp_path))
+
+
+def test_blocks_of_an_encoder_are_known_by_their_number():
+    dino = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=3, num_attention_heads=4))
+    numbers = {number for name in dino.state_dict() for number in block_number(f"vision_encoder.model.{name}")}
+    assert numbers == {0, 1, 2}
+    assert block_number("vision_encoder.model.encoder.layers.11.mlp.fc1.weight") == [11]
+    assert block_number("vision_encoder.model.embeddings.class_embedding") == []

@@ -24,6 +24,7 @@ ALLOWED = {
     "vlmtool/utils/imports.py": {"importlib.import_module"},  # a recipe's or folder's `type`: an installed class
     "vlmtool/evaluation/catalog.py": {"importlib.import_module"},  # its own folder of benchmarks
     "vlmtool/demo/commands.py": {"subprocess.run"},  # the demo's own commands
+    "vlmtool/pipeline/command.py": {"subprocess.Popen"},  # vlmtool's own commands: memory is free after each
     "vlmtool/demo/part_vision.py": {"PIL.Image.open"},  # the demo's own pictures, here and below
     "vlmtool/demo/probe.py": {"PIL.Image.open"},
     "vlmtool/data/picture_file.py": {"PIL.Image.open"},  # with a list of formats, and a limit of pixels

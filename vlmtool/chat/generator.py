@@ -192,13 +192,14 @@ class Generator:
 
 
 def stop_ids(renderer: Renderer, llm: nn.Module) -> frozenset[int]:
-    """Tokens that end an answer: the template's, EOS, and the LLM's own list where its tokenizer knows them as special.
+    """Tokens that end an answer: the template's, EOS, and the LLM's own list where its tokenizer has them as special.
 
     A config that says nothing has transformers' default, which may be any ordinary token here.
     """
     listed = getattr(getattr(llm, "generation_config", None), "eos_token_id", None)
     own: list[int] = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    special = set(renderer.tokenizer.all_special_ids)
+    added = renderer.tokenizer.added_tokens_decoder
+    special = {*renderer.tokenizer.all_special_ids, *(token for token, entry in added.items() if entry.special)}
     return frozenset(renderer.stop_ids()) | {token for token in own if token in special}
 
 

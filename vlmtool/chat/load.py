@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -21,12 +20,14 @@ from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.models.build import build_beside, build_llm, load_encoder_weights
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.vision import encoder_class
-from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.fingerprint import file_hashes, part_hash
 from vlmtool.models.folder import load_projector
+from vlmtool.models.imports.encoder import put_over
 from vlmtool.models.manifest import FILE_NAME
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.utils.allocator import keep_freed_memory
+from vlmtool.utils.distributed import is_main, local_gpu
 from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean
 from vlmtool.utils.remote_code import check_trusted
 from vlmtool.utils.terminal import clean, err
@@ -83,6 +84,8 @@ def build_generator(
     """Load what the plan names."""
     tokenizer = load_tokenizer(plan.tokenizer, trust_remote_code)
     template = _template(plan, tokenizer.chat_template)
+    if plan.told and is_main():
+        err().print(clean(f"{plan.told}; prompts by {template.name or 'the chat template of its tokenizer'}."))
     identity = identity_of(plan, template, f"{dtype} {quantization}")
     llm: nn.Module = build_llm(
         plan.llm.weights, dtype, quantization, device=device, trust_remote_code=trust_remote_code
@@ -116,6 +119,8 @@ def load_encoder(
         if read is not None and read.type is not None:
             check_trusted(read.type, f"{plan.tokenizer / FILE_NAME}: vision_encoder.{key}type", trust_remote_code)
     weights: nn.Module = load_encoder_weights(part.weights, dtype, reading.type)
+    if part.over is not None:
+        put_over(weights, part.over)
     if part.adapter is not None:
         weights = add_adapter(weights, part.adapter)
     encoder = encoder_class(reading.type)(weights, reading).to(device)
@@ -132,10 +137,15 @@ def identity_of(plan: ModelPlan, template: ChatTemplate, precision: str) -> str:
     folders += [plan.beside.weights] if plan.beside is not None else []
     folders += [plan.projector] if plan.projector is not None else []
     said = [
-        [part_hash(folder) for folder in folders], template.jinja, template.stop_words,
+        [_hash(path) for path in folders], template.jinja, template.stop_words,
         plan.reading.said(), plan.pad_to_square, precision,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    """Of a part's folder, or of a file."""
+    return part_hash(path) if path.is_dir() else file_hashes([path])[path]
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -145,8 +155,7 @@ def pick_device(name: str | None) -> torch.device:
         UsageError: there is no such device.
     """
     if name is None:
-        has_gpu = torch.cuda.is_available()
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if has_gpu else torch.device("cpu")
+        return local_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -27,6 +27,8 @@ class PartPlan:
 
     weights: Path
     adapter: Path | None = None
+    over: Path | None = None
+    """A whole model of LLaVA's whose weights of this part take the place of those in `weights`."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,5 @@ class ModelPlan:
     """Another encoder side by side with `vision_encoder`."""
     reading: Reading = Reading()
     pad_to_square: bool = True
+    told: str = ""
+    """What kind of model another tool wrote, for the person who gave it."""

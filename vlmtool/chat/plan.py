@@ -8,12 +8,13 @@ from pathlib import Path
 
 from vlmtool.chat.model_plan import Flags, ModelPlan, PartPlan, Warn
 from vlmtool.chat.plan_folder import manifest_plan
-from vlmtool.chat.plan_part import check_base, holds
-from vlmtool.models.encoders.reading import Reading
+from vlmtool.chat.plan_foreign import PLANS
+from vlmtool.chat.plan_part import IMPORTS, check_base, holds, language_model
 from vlmtool.models.fingerprint import part_hash
+from vlmtool.models.imports.kind import FILE_ENDS, Kind, foreign_kind
 from vlmtool.models.lineage import Guard
 from vlmtool.models.manifest import owner_of_adapter, read_manifest
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import CheckpointError, UsageError
 from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.hub import local_folder
 
@@ -45,41 +46,51 @@ def make_plan(flags: Flags, warn: Warn, force: bool = False) -> ModelPlan:
         model, llava = None, model
     guard = Guard(force)
     if llava is None:
-        return _text_plan(_required(model), flags, guard)
+        return _text_plan(language_model(model), flags, guard)
     manifest = read_manifest(llava)
     if manifest is not None:
         return manifest_plan(llava, manifest, model, flags, warn, guard)
-    if (llava / "projector" / "config.json").is_file():
-        return _foreign_plan(llava, model, flags)
+    kind = foreign_kind(llava)
+    if kind in PLANS:
+        return PLANS[kind](llava, model, flags, warn)
     if other := other_than_model(llava):
         raise UsageError(f"--llava '{llava}': this is {other.what}, not a model folder.\n{other.remedy}")
-    raise UsageError(f"'{llava}' is not a model folder: it has neither vlmtool.json nor projector/config.json.")
+    what = f"it is {kind.named}" if kind is not None else "it has neither vlmtool.json nor projector/config.json"
+    raise UsageError(f"'{llava}' is not a model folder: {what}.{IMPORTS if kind is not None else ''}")
 
 
 def is_model_folder(folder: Path) -> bool:
-    """A whole vision-language model, vlmtool's or XTuner's, rather than a language model."""
-    return read_manifest(folder) is not None or (folder / "projector" / "config.json").is_file()
+    """A whole vision-language model, vlmtool's, XTuner's or LLaVA's, rather than a language model."""
+    kind = foreign_kind(folder)
+    return kind is Kind.XTUNER_FOLDER or (kind is not None and kind.is_vlm) or read_manifest(folder) is not None
 
 
 def _folder(name: str, what: str) -> Path:
     """The folder that a person named; a checkpoint in its place is told with how to make one of it."""
     path = Path(name).expanduser()
-    if path.suffix == ".pth" and path.is_file():
-        beside = path.with_name("recipe.py")
-        config = beside if beside.is_file() else "CONFIG"
-        raise UsageError(
-            f"{what}: '{name}' is a checkpoint, not a model folder.\n"
-            f"Convert it first: vlmtool convert pth_to_hf {config} {path} SAVE_PATH"
-        )
+    if path.is_file() and path.suffix in FILE_ENDS:
+        return _file(path, what)
     return local_folder(name, what)
 
 
-def _required(model: Path | None) -> Path:
-    if model is None:
-        raise UsageError("No language model was named.\nGive its folder or hub id before --llava.")
-    if other := other_than_model(model):
-        raise UsageError(f"'{model}': this is {other.what}, not a model.\n{other.remedy}")
-    return model
+def _file(path: Path, what: str) -> Path:
+    """The projector in a file; anything else is told with how to make a folder of it."""
+    try:
+        kind = foreign_kind(path)
+    except CheckpointError:
+        if path.suffix != ".pth":
+            raise
+        kind = None  # cut or empty as it is, it was meant for a checkpoint
+    if kind is Kind.LLAVA_PROJECTOR and what == "--llava":
+        return path
+    if kind is not None:
+        raise UsageError(f"{what}: '{path}' is {kind.named}, not a model folder.{IMPORTS}")
+    beside = path.with_name("recipe.py")
+    config = beside if beside.is_file() else "CONFIG"
+    raise UsageError(
+        f"{what}: '{path}' is a checkpoint, not a model folder.\n"
+        f"Convert it first: vlmtool convert pth_to_hf {config} {path} SAVE_PATH"
+    )
 
 
 def _text_plan(model: Path, flags: Flags, guard: Guard) -> ModelPlan:
@@ -93,38 +104,3 @@ def _text_plan(model: Path, flags: Flags, guard: Guard) -> ModelPlan:
     if owner is not None:
         check_base(f"the adapter {adapter}", owner[1], model, "Give that language model.", guard)
     return ModelPlan(PartPlan(model, adapter), tokenizer=model, template=flags.prompt_template)
-
-
-def _foreign_plan(folder: Path, model: Path | None, flags: Flags) -> ModelPlan:
-    """A folder of XTuner's: it does not say what it was trained with, so flags are taken as given."""
-    llm = folder / "llm" if model is None and (folder / "llm").is_dir() else model
-    if llm is None and (folder / "config.json").is_file():
-        llm = folder
-    own_encoder = folder / "visual_encoder"
-    if own_encoder.is_dir() and flags.visual_encoder is not None:
-        raise UsageError(
-            f"--visual-encoder: '{folder}' holds an encoder of its own, in visual_encoder/.\nDrop the option."
-        )
-    if not own_encoder.is_dir() and flags.visual_encoder is None:
-        raise UsageError(
-            f"'{folder}' does not name its image encoder.\nGive the one of its training: --visual-encoder PATH."
-        )
-    encoder = own_encoder if flags.visual_encoder is None else local_folder(flags.visual_encoder, "--visual-encoder")
-    llm_plan = _with_adapter(_required(llm), _sub_folder(folder, "llm_adapter"))
-    return ModelPlan(
-        llm=llm_plan,
-        tokenizer=llm_plan.weights,
-        template=flags.prompt_template,
-        vision_encoder=_with_adapter(encoder, _sub_folder(folder, "visual_encoder_adapter")),
-        projector=folder / "projector",
-        image_processor=encoder,
-        reading=Reading.of({"select_layer": flags.visual_select_layer}),
-    )
-
-
-def _sub_folder(folder: Path, name: str) -> Path | None:
-    return folder / name if (folder / name).is_dir() else None
-
-
-def _with_adapter(weights: Path, adapter: Path | None) -> PartPlan:
-    return PartPlan(weights, None if adapter is None or holds(weights, part_hash(adapter)) else adapter)

@@ -4,10 +4,29 @@ from pathlib import Path
 
 from vlmtool.chat.model_plan import PartPlan
 from vlmtool.models.fingerprint import identity_of, part_hash
+from vlmtool.models.imports.kind import foreign_kind
 from vlmtool.models.lineage import Guard
 from vlmtool.models.manifest import Base, Part, read_part_manifest
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.hub import recorded_folder
+
+IMPORTS = "\nA training can start from it (init_from); docs/imports.md tells what can be given where."
+
+
+def language_model(model: Path | None) -> Path:
+    """The folder that was given for the language model.
+
+    Raises:
+        UsageError: none was, or it is something else.
+    """
+    if model is None:
+        raise UsageError("No language model was named.\nGive its folder or hub id before --llava.")
+    if other := other_than_model(model):
+        raise UsageError(f"'{model}': this is {other.what}, not a model.\n{other.remedy}")
+    if (kind := foreign_kind(model)) is not None and not kind.is_vlm:
+        raise UsageError(f"'{model}': this is {kind.named}, not a language model.{IMPORTS}")
+    return model
 
 
 def same_part(folder: Path, part: Part, given: Path) -> PartPlan | None:
@@ -50,3 +69,8 @@ def holds(folder: Path, adapter_hash: str) -> bool:
     """The weights of `folder` have the adapter inside."""
     manifest = read_part_manifest(folder)
     return manifest is not None and any(merged.sha256 == adapter_hash for merged in manifest.merged)
+
+
+def with_adapter(weights: Path, adapter: Path | None) -> PartPlan:
+    """Weights with the adapter on them, unless they have it inside."""
+    return PartPlan(weights, None if adapter is None or holds(weights, part_hash(adapter)) else adapter)

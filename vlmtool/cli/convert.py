@@ -23,7 +23,9 @@ def pth_to_hf(
     config: Annotated[str, typer.Argument(help="Recipe of the training: a shipped name or a file.")],
     pth: Annotated[Path, typer.Argument(help="Its checkpoint, such as work_dirs/NAME/iter_100.pth.")],
     save_path: Annotated[Path, typer.Argument(help="Folder to write; replaced where a conversion wrote it.")],
-    save_format: Annotated[str, typer.Option(help="vlmtool: a model folder.")] = "vlmtool",
+    save_format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="vlmtool, huggingface, official or xtuner (docs/exports.md).")
+    ] = "vlmtool",
     fp32: Annotated[bool, typer.Option("--fp32", help="Write float32 instead of the type of the bases.")] = False,
     max_shard_size: Annotated[str, _SHARD] = "5GB",
     set_: Annotated[
@@ -34,7 +36,7 @@ def pth_to_hf(
     trust_remote_code: TrustRemoteCode = False,
     safe_serialization: Annotated[bool, typer.Option("--safe-serialization", hidden=True)] = False,
 ) -> None:
-    """Turn a training's .pth into a model folder that vlmtool, transformers and peft load."""
+    """Turn a training's .pth into a model folder that vlmtool, transformers and peft load, or that other tools do."""
     _check_size(max_shard_size)
     if not pth.is_file():
         raise UsageError(f"PTH: {no_file(pth)}.\nRun folders hold iter_N.pth, the newest in last_checkpoint.")
@@ -47,6 +49,9 @@ def pth_to_hf(
     recipe = load_recipe(config, [*(set_ or []), *(cfg_options or []), *allowed])
     convert(recipe, pth, save_path, save_format, fp32, max_shard_size, force)
     _report(save_path)
+    if save_format != "vlmtool":
+        _print_opening(save_path, recipe.llm.quantization if save_format != "xtuner" else None)
+        return
     trust = _TRUST if recipe.runtime.trust_remote_code or recipe.own_classes else ""
     steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}{trust}"]
     adapters = [save_path / name for name in ("llm_adapter", "visual_encoder_adapter")]
@@ -85,7 +90,7 @@ def merge(
 
     save_path = Path(paths[-1])
     if len(paths) == 2:
-        merge_folder(Path(paths[0]), save_path, device, max_shard_size, force, trust_remote_code)
+        merge_folder(_folder_or_hub_id(paths[0]), save_path, device, max_shard_size, force, trust_remote_code)
         steps = [f"vlmtool chat {_quoted(save_path)} {_ASK}"]
     else:
         base, adapter = paths[:2]
@@ -107,6 +112,13 @@ def native(
     convert_native(src, save_path, max_shard_size)
     _report(save_path)
     _print_next([f"vlmtool chat {_quoted(save_path)}"])
+
+
+def _folder_or_hub_id(name: str) -> Path:
+    """The model folder of a path that is there, or of a hub id."""
+    from vlmtool.utils.hub import is_hub_id, local_folder
+
+    return Path(name) if Path(name).exists() or not is_hub_id(name) else local_folder(name, "FOLDER")
 
 
 def _use_part(save_path: Path, folder: Path) -> str:
@@ -138,6 +150,18 @@ def _print_next(commands: list[str]) -> None:
     print("Next:")
     for command in commands:
         print(f"  {command}")
+
+
+def _print_opening(folder: Path, quantization: str | None) -> None:
+    """Where it is said how a folder for other tools is opened.
+
+    Args:
+        quantization: of the LLM in training, where its adapter was merged into weights that are not quantised.
+    """
+    print(f"How to open it: {clean(str(folder / 'README.md'))}")
+    if quantization is not None:
+        print(f"Trained on {quantization} weights, merged into the full ones: answers can differ from the training's.")
+        print("Score it before you rely on it; docs/exports.md has figures.")
 
 
 def _size_of(path: Path) -> str:

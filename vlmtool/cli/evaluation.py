@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmtool.utils.errors import UsageError, did_you_mean
+from vlmtool.cli.options import check_launcher
+from vlmtool.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from vlmtool.evaluation.benchmark import Benchmark, Scores
-
-_LAUNCHERS = ("none", "pytorch")
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,7 @@ def check_asking(launcher: str, bits: int | None, has_source: bool, command: str
     """What needs no file to be told."""
     if bits not in (None, 4, 8):
         raise UsageError(f"--bits {bits}: quantization knows 4 and 8. Leave it out for full precision.")
-    if launcher not in _LAUNCHERS:
-        raise UsageError(
-            f"--launcher {launcher}: unknown.{did_you_mean(launcher, _LAUNCHERS)} Use one of: {', '.join(_LAUNCHERS)}."
-        )
+    check_launcher(launcher)
     if not has_source:
         raise UsageError(f"{command}: no model. Name a model folder, or score given answers with --predictions FILE.")
 
@@ -57,7 +53,9 @@ def check_asking(launcher: str, bits: int | None, has_source: bool, command: str
 def ask(jobs: Sequence[Job], asking: Asking) -> list[Scores]:
     """Answer and score every benchmark with one load of the model; no scores where other processes do it."""
     from vlmtool.engine.launch import launch_settings, run_processes
+    from vlmtool.engine.ranks import join_launcher
 
+    join_launcher(asking.launcher)
     launch = launch_settings(os.environ)
     if launch is not None:
         run_processes(launch, sys.argv[1:])
@@ -66,10 +64,11 @@ def ask(jobs: Sequence[Job], asking: Asking) -> list[Scores]:
     from vlmtool.chat.load import load_chat_model
     from vlmtool.engine.device import pick_device, start_process_group
     from vlmtool.engine.orphan import following_launcher
+    from vlmtool.engine.peers import losing_peers
     from vlmtool.evaluation.evaluate import score_model
     from vlmtool.evaluation.likelihood import for_scoring
 
-    with following_launcher():
+    with following_launcher(), losing_peers():
         start_process_group("pytorch" if "LOCAL_RANK" in os.environ else asking.launcher, pick_device())
         generator = load_chat_model(device=None, **asking.parts)
         results = []

@@ -27,7 +27,9 @@ _NAMED = 3  # so many files of a kind are named, the others counted
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="iter_N.pth, a run folder, a model folder, a merged or plain part, or a peft adapter."),
+        typer.Argument(
+            help="iter_N.pth, a run folder, a model folder, a merged or plain part, a peft adapter, or another tool's."
+        ),
     ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Read and hash every file anew, the parts it names included.")
@@ -135,8 +137,16 @@ def _origin(report: Report) -> list[str]:
         stage = ", ".join(f"{part} {how}" for part, how in parent["stage"].items())
         lines += _wrapped(
             f"parent {number}",
-            [f"{parent.get('name')}{step}", stage, str(parent.get("checkpoint", "")), *_told(parent.get("check"))],
+            [
+                _joined(f"{parent.get('name')}{step}", str(parent.get("kind") or "")),
+                stage,
+                str(parent.get("checkpoint", "")),
+                *_told(parent.get("check")),
+            ],
         )
+    for found in report.scores:
+        value = "no answers in the data" if found["score"] is None else f"{found['what']} {found['score']:.1f}"
+        lines += _wrapped("score", [f"{found['benchmark']}, {value}", str(found["folder"])])
     if report.versions:
         said = [
             f"{package} {was}" + ("" if was == now else f" (here {now or 'not installed'})")
@@ -155,7 +165,7 @@ def _files(report: Report) -> list[str]:
     total = files.num_agreeing + len(files.differing) + len(files.missing) + len(files.unread)
     if not total:
         return _wrapped("files", ["no hashes recorded: written by an earlier vlmtool"])
-    said = [f"{files.num_agreeing} of {total} agree with vlmtool.json"]
+    said = [f"{files.num_agreeing} of {total} agree with what was recorded"]
     said += [f"not read: {_some(files.unread)} (large; --verify reads them)"] if files.unread else []
     said += [f"not recorded: {_some(files.unrecorded)}"] if files.unrecorded else []
     return _wrapped("files", said)

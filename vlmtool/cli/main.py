@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vlmtool.cli import chat, config, convert, data, data_convert, data_fetch, demo, eval, inspect, mmbench, train
+from vlmtool.cli import run as pipeline
 from vlmtool.cli.invoke import invoke
 from vlmtool.utils.noise import silence_libraries
 from vlmtool.version import __version__
@@ -46,6 +47,7 @@ def _group(name: str, summary: str) -> typer.Typer:
 
 
 app.command("train")(train.train)
+app.command("run")(pipeline.run)
 
 convert_group = _group("convert", "From checkpoint to checkpoint.")
 convert_group.command("pth_to_hf")(convert.pth_to_hf)

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import UsageError, did_you_mean
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 Model = Annotated[
     str | None, typer.Argument(help="A model folder that vlmtool wrote, or the LLM (local folder or hub id).")
@@ -25,7 +27,13 @@ MaxNewTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest answer, in tokens; the benchmark's own limit unless given.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the random numbers (answers are greedy).")]
-Launcher = Annotated[str, typer.Option(help="none, or pytorch under torchrun.")]
+Launcher = Annotated[
+    str, typer.Option(help="What started this process: none, pytorch (torchrun), slurm (srun) or mpi (mpirun).")
+]
+DeepSpeed = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="zero1, zero2, zero2_offload, zero3, zero3_offload or a JSON file."),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Go on where an adapter was trained on another base, if its shapes fit.")
 ]
@@ -37,6 +45,19 @@ BatchSize = Annotated[str, typer.Option(help="Questions asked at once; auto grow
 Score = Annotated[
     str, typer.Option(help="generate: the model writes its answer; likelihood: it chooses the most likely option.")
 ]
+
+
+def check_launcher(launcher: str) -> None:
+    """A name that is known."""
+    if launcher not in LAUNCHERS:
+        raise UsageError(
+            f"--launcher {launcher}: unknown.{did_you_mean(launcher, LAUNCHERS)} Use one of: {', '.join(LAUNCHERS)}."
+        )
+
+
+def strategy(deepspeed: str | None) -> list[str]:
+    """What `--deepspeed` changes in a recipe."""
+    return [f"runtime.strategy={deepspeed!r}"] if deepspeed is not None else []
 
 
 def existing(option: str, value: str, advice: str, is_folder_fine: bool = False) -> Path:

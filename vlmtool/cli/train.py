@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vlmtool.cli import options
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import no_file
 
@@ -21,7 +22,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the work dir.")] = False,
     resume_from: Annotated[Path | None, typer.Option(help="Go on from this checkpoint.")] = None,
     seed: Annotated[int | None, typer.Option(help="Takes the place of runtime.seed.")] = None,
-    launcher: Annotated[str, typer.Option(help="none, or pytorch under torchrun.")] = "none",
+    deepspeed: options.DeepSpeed = None,
+    launcher: options.Launcher = "none",
     force: Annotated[
         bool, typer.Option("--force", help="Go on where parts are mixed up but could work; it is recorded.")
     ] = False,
@@ -33,24 +35,28 @@ def train(
     """Train a recipe. NPROC_PER_NODE=8 in front starts eight processes."""
     if resume_from is not None and not resume_from.is_file():
         raise UsageError(f"--resume-from: {no_file(resume_from)}.\nRun folders hold iter_N.pth.")
-    if launcher not in ("none", "pytorch"):
-        raise UsageError(f"--launcher {launcher}: not known.\nGive none or pytorch.")
+    options.check_launcher(launcher)
     if deep and not dry_run:
         raise UsageError("--deep: belongs to --dry-run.\nAdd --dry-run, or drop --deep.")
-    overrides = [*(set_ or []), *(cfg_options or [])]
+    overrides = [*(set_ or []), *(cfg_options or []), *options.strategy(deepspeed)]
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
 
     from vlmtool.engine.first_look import check_paths
     from vlmtool.engine.launch import launch_settings, run_processes
+    from vlmtool.engine.ranks import join_launcher
     from vlmtool.recipe.catalog import default_work_dir
     from vlmtool.recipe.load import load_recipe
 
+    join_launcher(launcher)
     launch = launch_settings(os.environ)
     if dry_run:
+        if os.environ.get("RANK", "0") != "0" and "LOCAL_RANK" in os.environ:
+            return  # one report is enough
         from vlmtool.cli.dry_run import dry_run as check
 
-        num_processes = launch.num_processes * launch.num_nodes if launch is not None else 1
+        launched = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+        num_processes = launch.num_processes * launch.num_nodes if launch is not None else launched
         if not check(config, overrides, work_dir, deep, num_processes, resume, resume_from, force):
             raise typer.Exit(1)
         return

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from vlmtool.models.damage import damage_of
-from vlmtool.models.fingerprint import SHORT, Identity, config_hash, file_hashes, remembered, weight_files, weights_hash
+from vlmtool.models.fingerprint import (
+    SHORT,
+    Identity,
+    all_weight_files,
+    config_hash,
+    file_hashes,
+    remembered,
+    weight_files,
+    weights_hash,
+)
 from vlmtool.models.manifest import FILE_NAME, listed_files
 from vlmtool.utils.hub import PACKAGE, SHIPPED, is_hub_id
 from vlmtool.utils.terminal import track
@@ -114,6 +123,8 @@ def check_part(name: str, recorded: Identity, beside: list[Path], verify: bool) 
 def check_file(name: str, recorded: str, beside: list[Path], verify: bool) -> Check:
     """A data file, a checkpoint or a model folder against what lies where it was recorded."""
     path = find_here(name, *beside)
+    if path is not None and path.is_dir() and not (path / FILE_NAME).is_file():
+        return _check_foreign(path, recorded, verify)
     file = path / FILE_NAME if path is not None and path.is_dir() else path
     if file is None or not os.path.isfile(file):
         return Check("not found here", recorded, kind="contents")
@@ -125,6 +136,18 @@ def check_file(name: str, recorded: str, beside: list[Path], verify: bool) -> Ch
         return Check("not recorded", "", found, "contents", str(path))
     status: Status = "not read" if not found else "agrees" if found == recorded else "differs"
     return Check(status, recorded, found, "contents", str(path))
+
+
+def _check_foreign(folder: Path, recorded: str, verify: bool) -> Check:
+    """A folder of another tool's, by all weights in it."""
+    files = all_weight_files(folder)
+    hashes = hashes_here(files, verify)
+    if not files:
+        return Check("not found here", recorded, where=str(folder))
+    if len(hashes) < len(files):
+        return Check("not read", recorded, where=str(folder))
+    found = weights_hash({file: hashes[file] for file in files})
+    return Check("agrees" if found == recorded else "differs", recorded, found, where=str(folder))
 
 
 def check_files(folder: Path, recorded: Mapping[str, str], verify: bool) -> Files:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 from vlmtool.convert.inspect_checkpoint import checkpoint_report, run_folder_report
 from vlmtool.convert.inspect_folder import model_folder_report
+from vlmtool.convert.inspect_foreign import foreign_report
 from vlmtool.convert.inspect_part import adapter_report, merged_part_report, plain_part_report
 from vlmtool.convert.report import LOOKED_FOR, Report
-from vlmtool.models.manifest import FILE_NAME, read_manifest, read_part_manifest
+from vlmtool.models.imports.kind import FILE_ENDS
+from vlmtool.models.manifest import FILE_NAME, LINEAGE_NAME, read_lineage, read_manifest, read_part_manifest
 from vlmtool.utils.errors import CheckpointError, UsageError
+from vlmtool.utils.hub import is_hub_id, local_folder
 
 
 def inspect_path(path: Path, verify: bool = False) -> Report:
@@ -22,7 +25,7 @@ def inspect_path(path: Path, verify: bool = False) -> Report:
         CheckpointError: what says what it is cannot be read.
     """
     try:
-        return _inspect(path.parent if path.name == FILE_NAME else path, verify)
+        return _inspect(path.parent if path.name in (FILE_NAME, LINEAGE_NAME) else path, verify)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise CheckpointError(f"{error.filename or path}: cannot be read: {reason}.\nMay you read it?") from error
@@ -30,15 +33,19 @@ def inspect_path(path: Path, verify: bool = False) -> Report:
 
 def _inspect(path: Path, verify: bool) -> Report:
     if path.is_file():
-        if path.suffix != ".pth":
-            raise UsageError(f"PATH: '{path}' is no checkpoint (.pth).\n{LOOKED_FOR}")
-        return checkpoint_report(path, path, verify)
+        if path.suffix not in FILE_ENDS:
+            raise UsageError(f"PATH: '{path}' is no checkpoint ({', '.join(FILE_ENDS)}).\n{LOOKED_FOR}")
+        return foreign_report(path, verify) or checkpoint_report(path, path, verify)
+    if not path.is_dir() and not path.parent.is_dir() and is_hub_id(str(path)):
+        path = local_folder(str(path), "PATH")
     if not path.is_dir():
-        raise UsageError(f"PATH: there is no file or folder '{path}'.\nCheck the path; a hub id must be downloaded.")
-    if (manifest := read_manifest(path)) is not None:
+        raise UsageError(f"PATH: there is no file or folder '{path}'.\nCheck the path.")
+    if (manifest := read_manifest(path) or read_lineage(path)) is not None:
         return model_folder_report(path, manifest, verify)
     if (part_manifest := read_part_manifest(path)) is not None:
         return merged_part_report(path, part_manifest, verify)
+    if (report := foreign_report(path, verify)) is not None:
+        return report
     if (path / "adapter_config.json").is_file():
         return adapter_report(path, verify)
     if (path / "config.json").is_file():

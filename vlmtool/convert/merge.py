@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmtool.chat.load import pick_device
+from vlmtool.convert.card import write_card
 from vlmtool.convert.merge_check import adapters_inside, check_origin
 from vlmtool.convert.merge_weights import merged_model
 from vlmtool.convert.parts import copy_files, save_encoder, save_llm
@@ -138,7 +139,9 @@ def merge_folder(
             )
             for name, part in parts.items()
         }
-        write_manifest(target, manifest.model_copy(update={**written, "forced": forced}))
+        merged = manifest.model_copy(update={**written, "forced": forced})
+        write_card(target, merged)
+        write_manifest(target, merged)
     remember_folder(save_path)
     return save_path
 

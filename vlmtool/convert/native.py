@@ -1,14 +1,9 @@
 """A checkpoint with code of its own as a folder of its native class, which transformers loads alone."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
-from torch import Tensor
-
+from vlmtool.convert.parts import save_shards
 from vlmtool.convert.target import check_target, new_folder
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.models.fingerprint import identity_of
@@ -18,12 +13,8 @@ from vlmtool.models.legacy.map import LegacyMap
 from vlmtool.models.llm import check_llm_folder
 from vlmtool.models.manifest import PartManifest, remember_folder, write_manifest
 from vlmtool.utils.errors import UsageError
-from vlmtool.utils.files import write_json
 from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.hub import local_folder
-from vlmtool.utils.terminal import track
-
-_INDEX = "model.safetensors.index.json"
 
 
 def convert_native(src: str, save_path: Path, max_shard_size: str = "5GB") -> Path:
@@ -56,7 +47,7 @@ def convert_native(src: str, save_path: Path, max_shard_size: str = "5GB") -> Pa
         tokenizer.save_pretrained(target)
         if (folder / GENERATION).is_file():
             shutil.copyfile(folder / GENERATION, target / GENERATION)
-        _write_weights(state, target, max_shard_size)
+        save_shards(state, target, max_shard_size)
         origin = identity_of(folder)
         write_manifest(target, PartManifest(part="llm", base=src, sha256=origin.weights, config_sha256=origin.config))
     remember_folder(save_path)
@@ -82,16 +73,3 @@ def _check_disk(save_path: Path, num_bytes: int) -> None:
             f"SAVE_PATH: '{save_path}' takes {num_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there.\n"
             "Make room, or give another folder."
         )
-
-
-def _write_weights(state: Mapping[str, Tensor], target: Path, max_shard_size: str) -> None:
-    """Write safetensors, shard by shard, from tensors that are memory-mapped."""
-    shapes = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
-    plan = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_size)
-    shards = plan.filename_to_tensors
-    for file, names in track(shards.items(), len(shards), "Writing"):
-        # Copies: parts of one fused tensor share its memory, which safetensors refuses.
-        tensors = {name: state[name].clone(memory_format=torch.contiguous_format) for name in names}
-        save_file(tensors, target / file, metadata={"format": "pt"})
-    if plan.is_sharded:
-        write_json(target / _INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})

@@ -39,9 +39,10 @@ class Report:
 
     path: str
     kind: str
-    """`checkpoint`, `run folder`, `model folder`, `merged part`, `peft adapter`, `Hugging Face part` or `projector`."""
+    """`checkpoint`, `run folder`, `model folder`, `merged part`, `peft adapter`, `Hugging Face part`, `projector`, or a
+    `Kind` of another tool's."""
     detail: str = ""
-    """Which checkpoint of a run folder, or which model folder an adapter is of."""
+    """Which checkpoint of a run folder, which model folder an adapter is of, or a folder's format if not vlmtool's."""
     recipe: str = ""
     step: int | None = None
     epoch: int | None = None
@@ -61,6 +62,8 @@ class Report:
     versions: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Package: version recorded, version installed (empty where it is not)."""
     forced: list[str] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    """Of a model folder: {benchmark, what, score, folder} of the results that lie beside it."""
     files: Files | None = None
     problems: list[str] = field(default_factory=list)
     """What is damaged or disagrees; without any, all is well."""

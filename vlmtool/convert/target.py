@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from vlmtool.models.manifest import FILE_NAME, read_manifest, read_part_manifest
+from vlmtool.models.manifest import CARD_NAME, FILE_NAME, LINEAGE_NAME, read_lineage, read_manifest, read_part_manifest
 from vlmtool.utils.errors import CheckpointError, UsageError
 from vlmtool.utils.files import atomic_path, leftovers, remove
 
@@ -64,7 +64,7 @@ def _names(folder: Path) -> set[str]:
 def _written(folder: Path) -> set[str]:
     """What the manifest of a folder says was written into it; nothing where there is none to read."""
     try:
-        manifest = read_manifest(folder) or read_part_manifest(folder)
+        manifest = read_manifest(folder) or read_part_manifest(folder) or read_lineage(folder)
     except CheckpointError:
         return set()
-    return {*manifest.files, FILE_NAME} if manifest is not None else set()
+    return {*manifest.files, FILE_NAME, LINEAGE_NAME, CARD_NAME} if manifest is not None else set()

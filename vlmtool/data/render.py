@@ -12,6 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from vlmtool.data.conversation import Conversation, Image, Message
 from vlmtool.data.encode import Encoded, Span, TextEncoder
 from vlmtool.data.templates.library import ChatTemplate
+from vlmtool.data.templates.typed import TypedTemplate, typed_template
 from vlmtool.data.tokenizer import IMAGE_TAG, image_token_id
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError, shortened
@@ -53,6 +54,7 @@ class Renderer:
         self.num_image_tokens = num_image_tokens
         self.image_token_id = image_token_id(tokenizer)
         self._marks_answers = template.marks_answers
+        self._typed = typed_template(template.jinja)
         self._ids_of_spaces: dict[str, list[int]] = {}
         literal_ids = tokenizer.encode(IMAGE_TAG, add_special_tokens=False, split_special_tokens=True)
         self._literal = literal_ids, [(0, 1)] * len(literal_ids)
@@ -99,7 +101,7 @@ class Renderer:
         self, messages: Sequence[Message], add_generation_prompt: bool, sample_id: str
     ) -> tuple[str, list[Span]]:
         """The prompt as text, image tags in it, and the character spans of the assistant's answers."""
-        turns = [{"role": message.role, "content": _as_text(message)} for message in messages]
+        turns = [{"role": message.role, "content": _content(message, self._typed)} for message in messages]
         special: dict[str, Any] = self.tokenizer.special_tokens_map
         try:
             texts, spans = render_jinja_template(
@@ -173,9 +175,12 @@ class Renderer:
         return Rendered(input_ids + tokens[position:], expanded + labels[position:])
 
 
-def _as_text(message: Message) -> str:
+def _content(message: Message, typed: TypedTemplate | None) -> str | list[dict[str, str]]:
     """Content as the template sees it: media as their tag, tags that are text as a mark that no text holds."""
-    return "".join(
-        IMAGE_TAG if isinstance(part, Image) else part.replace(_LITERAL, "").replace(IMAGE_TAG, _LITERAL)
+    pieces = [
+        None if isinstance(part, Image) else part.replace(_LITERAL, "").replace(IMAGE_TAG, _LITERAL)
         for part in message.content
-    )
+    ]
+    if typed is not None:
+        return typed.content(pieces)
+    return "".join(IMAGE_TAG if piece is None else piece for piece in pieces)

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vlmtool.data.tokenizers.find import legacy_tokenizer
 from vlmtool.utils.errors import CheckpointError, message_lines
+from vlmtool.utils.files import read_json
 from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.remote_code import ALLOW, needs_remote_code
 
@@ -28,8 +29,20 @@ def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTok
     tokenizer = legacy_tokenizer(path) or _auto_tokenizer(path, trust_remote_code)
     if not tokenizer.is_fast:
         raise CheckpointError(f"{path}: its tokenizer has no fast (tokenizers) form, which vlmtool needs.")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _processor_template(path)
     tokenizer.add_tokens([AddedToken(IMAGE_TAG, normalized=False, special=True)], special_tokens=True)
     return tokenizer
+
+
+def _processor_template(path: Path) -> str | None:
+    """The chat template that older processors of transformers keep in a file of its own; None where there is none."""
+    try:
+        said = read_json(path / "chat_template.json")
+    except (OSError, ValueError):
+        return None
+    template = said.get("chat_template") if isinstance(said, dict) else None
+    return template if isinstance(template, str) else None
 
 
 def _auto_tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:

@@ -1,10 +1,12 @@
 """From a recipe to a runner that is ready to train. Read `build_runner` first."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image as PILImage
 
 from vlmtool.chat.generator import Generator, Request
 from vlmtool.chat.transform import colours_of
@@ -13,7 +15,7 @@ from vlmtool.data.dataset import ScanReport
 from vlmtool.data.render import Renderer
 from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
-from vlmtool.engine.device import compute_dtype, pick_device, start_process_group, weight_dtype
+from vlmtool.engine.device import autocast, compute_dtype, pick_device, start_process_group, weight_dtype
 from vlmtool.engine.expand import expand
 from vlmtool.engine.feed import Feed, LearnedSet, build_feed, held_out_loader, train_loader
 from vlmtool.engine.hooks.benchmark import BenchmarkHook, open_benchmarks
@@ -21,14 +23,18 @@ from vlmtool.engine.hooks.samples import SamplesHook
 from vlmtool.engine.hooks.validation import ValidationHook
 from vlmtool.engine.init_from import find_source, start_stage
 from vlmtool.engine.meta import checkpoint_meta, data_origin, part_origins
+from vlmtool.engine.peers import check_same
 from vlmtool.engine.planned import transform_of
 from vlmtool.engine.runner import VlmRunner
 from vlmtool.engine.setups import setup_of_run
+from vlmtool.engine.strategies.choose import make_strategy
+from vlmtool.engine.strategies.data_parallel import DataParallel
 from vlmtool.engine.trainable import PartSummary, check_trainable
 from vlmtool.engine.watch import Watch, common_id
 from vlmtool.models.build import build_beside, build_llm, build_projector, build_vision_encoder
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.reading import Reading
+from vlmtool.models.imports.fit import ImportReport
 from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
@@ -47,6 +53,8 @@ class Prepared:
     steps: int
     loaded: list[str]
     """Names of weights taken from the stage before."""
+    imported: ImportReport | None = None
+    """What became of the weights of another tool that the run starts from."""
 
 
 def build_runner(
@@ -65,7 +73,9 @@ def build_runner(
         force: go on where the weights to start from could work but do not belong here; it is recorded.
     """
     device = pick_device()
-    start_process_group(launcher, device)
+    start_process_group(launcher, device, recipe.runtime.strategy)
+    dtype = compute_dtype(recipe.runtime.dtype, device)
+    strategy = make_strategy(recipe, device, partial(autocast, device, dtype))
     torch.manual_seed(recipe.runtime.seed)  # the projector's and adapters' first weights, the same on every rank
     source = find_source(recipe.init_from) if recipe.init_from and resume_from is None else None
     folders = {part: local_folder(path, f"{part}.path") for part, path in recipe.paths.items()}
@@ -81,25 +91,33 @@ def build_runner(
     feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform)
     origin = data_origin(recipe, feed.dataset.sizes)
     meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
-    arguments = runner_arguments(recipe, work_dir, model, feed, device)
+    check_same({**meta, "resume_from": str(resume_from)})
+    arguments = runner_arguments(recipe, work_dir, model, feed, strategy, dtype)
     runner = VlmRunner(
         **arguments, meta=meta, device=device, model=model, launcher=launcher, experiment_name=name,
         start=resume_from, force=force,
     )  # fmt: skip
-    return Prepared(runner, parts, feed.sets, feed.held_out_scan, feed.steps, start.loaded)
+    return Prepared(runner, parts, feed.sets, feed.held_out_scan, feed.steps, start.loaded, start.imported)
 
 
 def runner_arguments(
-    recipe: Recipe, work_dir: Path, model: VisionLanguageModel, feed: Feed, device: torch.device
+    recipe: Recipe,
+    work_dir: Path,
+    model: VisionLanguageModel,
+    feed: Feed,
+    strategy: DataParallel,
+    dtype: torch.dtype | None,
 ) -> dict[str, Any]:
     """Plan → runner: what the recipe says, and the objects that no recipe can hold."""
-    dtype = compute_dtype(recipe.runtime.dtype, device)
+    if strategy.is_sharded:
+        model.blank = feed.transform.views([PILImage.new("RGB", (32, 32))])
     arguments = expand(recipe, str(work_dir), feed.steps, use_scaler=dtype is torch.float16)
     hooks = [*validation_hooks(recipe, feed), *sample_hooks(recipe, model, feed), *benchmark_hooks(recipe, model, feed)]
     return {
         **arguments,
         "custom_hooks": [*hooks, *arguments["custom_hooks"]],
         "compute_dtype": dtype,
+        "strategy": strategy,
         "watch": Watch(work_dir, recipe.runtime.hang_timeout, common_id()),
         "train_dataloader": train_loader(recipe, feed),
     }

@@ -1,11 +1,16 @@
 """Which device and number types a process uses."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from vlmtool.engine.launch import JOIN_SECONDS
+from vlmtool.engine.peers import meeting
+from vlmtool.utils.distributed import local_gpu
 from vlmtool.utils.errors import UsageError
 
 # Longer than any rank works alone before the first step. A dead rank is noticed at once, a hanging one by `watch`.
@@ -15,17 +20,43 @@ COLLECTIVE_TIMEOUT = timedelta(days=7)
 def pick_device() -> torch.device:
     """This rank's GPU, or the CPU."""
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = local_gpu()
         torch.cuda.set_device(device)
         return device
     return torch.device("cpu")
 
 
-def start_process_group(launcher: str, device: torch.device) -> None:
-    """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that."""
-    if launcher == "none" or dist.is_initialized():
+def start_process_group(
+    launcher: str,
+    device: torch.device,
+    strategy: str = "ddp",
+    wait: timedelta = timedelta(seconds=JOIN_SECONDS),
+) -> None:
+    """Join the other processes. mmengine would ask for a GPU; joining before it is built keeps it from that.
+
+    Args:
+        strategy: all but ddp need a group also of one process.
+        wait: for the others to come; after that collectives have `COLLECTIVE_TIMEOUT`.
+
+    Raises:
+        VlmtoolError: they did not come.
+    """
+    if dist.is_initialized() or (launcher == "none" and strategy == "ddp"):
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if launcher == "none":
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
+        return
+    with meeting(os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")):
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=wait))
+        store.set_timeout(COLLECTIVE_TIMEOUT)
+        store = dist.PrefixStore("default_pg", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Mixed precision for a forward pass; none without a type."""
+    return torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype | None:

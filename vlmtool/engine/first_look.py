@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlmtool.engine.strategies.zero_config import zero_settings
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row
 from vlmtool.utils.errors import UsageError
@@ -17,10 +18,40 @@ def check_paths(recipe: Recipe, work_dir: Path) -> None:
         UsageError: one is not.
     """
     check_writable(work_dir, "--work-dir")
+    check_strategy(recipe)
     for part, path in recipe.paths.items():
         local_folder(path, f"{part}.path")
     for row in missing_files(recipe):
         raise UsageError(row.message())
+
+
+def check_strategy(recipe: Recipe) -> None:
+    """The strategy is known, and can do what the recipe asks for.
+
+    Raises:
+        UsageError: it is not, or cannot.
+    """
+    name = recipe.runtime.strategy
+    if name == "ddp":
+        return
+    is_sharded = name == "fsdp2" or zero_settings(name)["zero_optimization"]["stage"] == 3
+    if recipe.runtime.dtype == "float16":
+        raise UsageError(
+            f"runtime.dtype = 'float16' with runtime.strategy = '{name}': there is no scaling of the loss for it.\n"
+            "Use 'bfloat16' or 'float32', or runtime.strategy='ddp'."
+        )
+    if name != "fsdp2" and recipe.mmengine.get("optim_wrapper", {}).get("clip_grad"):
+        raise UsageError(
+            f"mmengine.optim_wrapper.clip_grad with runtime.strategy = '{name}': DeepSpeed clips by the norm alone.\n"
+            "Set schedule.clip_grad in its place, or use 'ddp' or 'fsdp2'."
+        )
+    asked = {"data.sample_prompts": recipe.data.sample_prompts, "schedule.eval": recipe.schedule.eval}
+    for key, value in asked.items():
+        if is_sharded and value:
+            raise UsageError(
+                f"{key} with runtime.strategy = '{name}': the weights lie in pieces, and no process can answer alone.\n"
+                f"Set {key}=() and ask the converted model, or use 'ddp' or 'deepspeed_zero2'."
+            )
 
 
 def missing_files(recipe: Recipe) -> Iterator[Row]:

@@ -1,4 +1,6 @@
-"""Start from the stage before, a run folder, a checkpoint or a model folder; or go on with the same stage."""
+"""Start from the stage before, a run folder, a checkpoint or a model folder, or from what another tool wrote; or go on
+with the same stage.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,17 +9,23 @@ from typing import Any
 
 from torch import Tensor
 
+from vlmtool.engine.init_foreign import load_foreign
 from vlmtool.engine.setups import setup_of_checkpoint, setup_of_folder
 from vlmtool.models.checkpoint import last_checkpoint, read_checkpoint
 from vlmtool.models.fingerprint import file_hashes
 from vlmtool.models.folder import load_tensors
+from vlmtool.models.imports.fit import ImportReport
+from vlmtool.models.imports.kind import foreign_kind
+from vlmtool.models.imports.read import find_foreign
 from vlmtool.models.lineage import Guard, Setup, check_setup, parent_entry, stage_of
 from vlmtool.models.lora import name_in_model
 from vlmtool.models.manifest import FILE_NAME, Manifest, read_manifest
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import LoadReport, load_weights, saved_names
+from vlmtool.recipe.catalog import WORK_DIRS
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import CheckpointError, UsageError
+from vlmtool.utils.hub import is_hub_id, local_folder
 
 ROW_END = "projector.row_end"  # may be new: LLaVA-NeXT aligns on whole pictures and tiles them afterwards
 
@@ -32,15 +40,19 @@ class Start:
     """From the stage before back to the first, for the checkpoints of this run."""
     forced: list[str] = field(default_factory=list)
     """Refusals that were overridden, here and before."""
+    imported: ImportReport | None = None
+    """What became of the weights of another tool."""
 
 
 def find_source(init_from: str) -> Path:
-    """The checkpoint or model folder that `init_from` means.
+    """The checkpoint or model folder that `init_from` means; a hub id is looked up in the local cache, then downloaded.
 
     Raises:
         UsageError: there is none.
     """
     path = Path(init_from).expanduser()
+    if not path.exists() and _may_be_hub_id(init_from):
+        path = local_folder(init_from, "init_from")
     if path.is_file():
         return path
     if path.is_dir():
@@ -49,10 +61,23 @@ def find_source(init_from: str) -> Path:
         newest = last_checkpoint(path)
         if newest is not None:
             return newest
+        if foreign_kind(path) is not None:
+            return path
+        if path.suffix == ".pth":
+            raise UsageError(
+                f"init_from: '{init_from}' is a folder of DeepSpeed's shards, not one .pth.\n"
+                "Convert it with the tool that wrote it (xtuner convert pth_to_hf), and name that folder."
+            )
         raise UsageError(f"init_from: '{init_from}' holds no checkpoint yet.\nRun the stage before to its end first.")
     raise UsageError(
         f"init_from: there is no '{init_from}'.\nRun the stage before, or start without it: --set init_from=None."
     )
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """Of the form owner/name, and not a run that has not begun: those lie in a folder that is here, or in work_dirs."""
+    first = Path(name).parts[0] if name else ""
+    return is_hub_id(name) and first != str(WORK_DIRS) and not Path(first).is_dir()
 
 
 def start_stage(
@@ -85,6 +110,9 @@ def start_stage(
     manifest = read_manifest(source) if source.is_dir() else None
     if manifest is not None:
         return _from_folder(model, setup, source, manifest, guard)
+    if (foreign := find_foreign(source)) is not None:
+        loaded, parent, told = load_foreign(model, setup, foreign, guard)
+        return Start(loaded, [parent], _joined((), guard.overridden), told)
     checkpoint = read_checkpoint(source, "init_from")
     meta = checkpoint.meta
     check_setup(setup_of_checkpoint(meta, checkpoint.state_dict), setup, str(source), guard)

@@ -11,11 +11,13 @@ from typing import Any
 
 import psutil
 
+from vlmtool.engine.orphan import following_launcher
 from vlmtool.engine.signals import STOPPING, Stopped, StopSignals
 from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.failure import LAUNCHED
 
 DEFAULT_PORT = 29500
+JOIN_SECONDS = 900  # that the processes wait for one another at the start
 SHUTDOWN_SECONDS = 15  # for the others to end by themselves once one has failed
 
 
@@ -38,23 +40,50 @@ def launch_settings(environment: Mapping[str, str]) -> Launch | None:
     """
     if "LOCAL_RANK" in environment:
         return None
-    processes = _number(environment, "NPROC_PER_NODE", 1)
-    nodes = _number(environment, "NNODES", 1)
+    processes = whole_number(environment, "NPROC_PER_NODE", 1)
+    nodes = whole_number(environment, "NNODES", 1)
     if processes * nodes == 1:
         return None
-    node = _number(environment, "NODE_RANK", 0, least=0)
-    return Launch(
-        processes, nodes, node, environment.get("ADDR", "127.0.0.1"), _number(environment, "PORT", DEFAULT_PORT)
+    node, port = whole_number(environment, "NODE_RANK", 0, least=0), whole_number(environment, "PORT", DEFAULT_PORT)
+    return Launch(processes, nodes, node, environment.get("ADDR", "127.0.0.1"), port)
+
+
+def check_nodes(launch: Launch, environment: Mapping[str, str]) -> None:
+    """See that each of several nodes knows its place: else they would wait for one another in different places.
+
+    Raises:
+        UsageError: a variable is missing, or makes no sense.
+    """
+    missing = [name for name in ("NODE_RANK", "ADDR") if name not in environment]
+    if launch.num_nodes == 1 or not (missing or launch.node_rank >= launch.num_nodes):
+        return
+    what = f"{' and '.join(missing)} not set" if missing else f"NODE_RANK={launch.node_rank} is none of them"
+    raise UsageError(
+        f"NNODES={launch.num_nodes}: {what}.\n"
+        "Start one command on each node, NODE_RANK from 0 on, ADDR that of node 0: NODE_RANK=1 ADDR=10.0.0.1 vlmtool …"
     )
 
 
-def _number(environment: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
+def whole_number(environment: Mapping[str, str], name: str, default: int = 0, least: int = 1) -> int:
+    """The whole number that a variable holds.
+
+    Raises:
+        UsageError: it holds none, or one below `least`.
+    """
     text = environment.get(name, str(default))
     if not text.isdecimal() or int(text) < least:
-        raise UsageError(
-            f"{name}={text}: must be a whole number from {least} on.\nExample: NPROC_PER_NODE=8 vlmtool train …"
-        )
+        raise UsageError(f"{name}={text}: must be a whole number from {least} on.\nExample: {name}={max(least, 1)}")
     return int(text)
+
+
+def share_cores(processes: int) -> None:
+    """Give each of the processes on this machine its share: else each takes every core, and they wait for each other.
+
+    Slurm and mpirun may have bound a process to less.
+    """
+    threads = min(len(os.sched_getaffinity(0)), max(1, (os.cpu_count() or 1) // processes))
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))
 
 
 def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
@@ -63,7 +92,8 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
     SIGTERM and SIGUSR1 are passed on to the processes, which save themselves; then this one ends as they did.
 
     Raises:
-        VlmtoolError: a process failed; the message is that process's own.
+        UsageError: the port is taken, or the machine has fewer GPUs.
+        VlmtoolError: a process failed; the message is that process's own. Or the other nodes did not come.
     """
     # At its first import on a machine yapf, which mmengine needs, writes a cache that another process may read
     # half-written: one process goes first.
@@ -72,25 +102,27 @@ def run_processes(launch: Launch, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Without a limit each process would take every core, and they would wait for one another.
-    threads = max(1, (os.cpu_count() or 1) // launch.num_processes)
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, str(threads))
-    os.environ[LAUNCHED] = str(os.getpid())
+    from vlmtool.engine.peers import check_gpus, meeting
+
+    check_nodes(launch, os.environ)
+    check_gpus(launch.num_processes)
+    share_cores(launch.num_processes)
     config = LaunchConfig(
         min_nodes=launch.num_nodes,
         max_nodes=launch.num_nodes,
         nproc_per_node=launch.num_processes,
         rdzv_backend="static",
         rdzv_endpoint=f"{launch.address}:{launch.port}",
-        rdzv_configs={"rank": launch.node_rank, "timeout": 900},
+        rdzv_configs={"rank": launch.node_rank, "timeout": JOIN_SECONDS},
         run_id="vlmtool",
         max_restarts=0,
         start_method="spawn",
         signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    with PassedOnSignals():
+    # This process may be a command that vlmtool itself started.
+    with following_launcher(), PassedOnSignals(), meeting(launch.address, launch.port):
+        os.environ[LAUNCHED] = str(os.getpid())
         try:
             elastic_launch(config, sys.executable)("-m", "vlmtool", *arguments)
         except ChildFailedError as error:

@@ -3,13 +3,11 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.runner import BaseLoop
-from torch.nn.parallel import DistributedDataParallel
 
 from vlmtool.data.collate import Batch
 from vlmtool.data.dataset import BadSample
@@ -141,20 +139,25 @@ class StepLoop(BaseLoop):
         micro_batches = [draw(batches) for _ in range(self.accumulation)]
         waited = time.perf_counter() - start
         counts = self._count(micro_batches, signals)
+        strategy = self.runner.strategy
         total = torch.zeros((), dtype=torch.float64, device=self.runner.device)
-        for number, batch in enumerate(micro_batches):
-            with self._sync_only_last(number):
-                total += self._backward(batch.to(self.runner.device), counts["num_supervised"])
-        self._enter("sharing the loss")
-        loss = sum_over_ranks([total.item()], self.runner.device)[0] / counts["num_supervised"]
-        if not counts["num_images"]:  # says nothing on these weights: their momentum must not move them
-            for parameter in self.runner.vlm.image_parameters():
-                parameter.grad = None
-        grad_norm = self._grad_norm()
-        skipped = self._is_unusable(loss, grad_norm)
-        if not skipped:
-            self.runner.optim_wrapper.step()
-        self.runner.optim_wrapper.zero_grad(set_to_none=True)
+        loss, is_usable = math.nan, True
+        for number, batch in enumerate(micro_batches, start=1):
+            is_last = number == self.accumulation
+            with strategy.micro_batch(self.runner.model, is_last):
+                part = self._forward(batch.to(self.runner.device))
+                total += part.detach().double()
+                if is_last:  # before its gradients: some engines can leave out a step by them alone
+                    self._enter("sharing the loss")
+                    loss = sum_over_ranks([total.item()], self.runner.device)[0] / counts["num_supervised"]
+                    is_usable = loss <= self.max_loss
+                self._enter("backward pass")
+                # Gradients are averaged over the ranks; the sum is what is wanted.
+                strategy.backward(part * (world_size() / counts["num_supervised"]), is_usable)
+        if not counts["num_images"]:
+            strategy.leave_out(self.runner.vlm.image_parameters())
+        grad_norm, stepped = strategy.update(is_usable)
+        skipped = not stepped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         bad = [sample for batch in micro_batches for sample in batch.bad_samples]
         return StepResult(
@@ -179,29 +182,14 @@ class StepLoop(BaseLoop):
     def _enter(self, phase: str) -> None:
         self.runner.watch.enter(self._iter, phase)
 
-    def _backward(self, batch: Batch, num_supervised: float) -> torch.Tensor:
-        """Gradients of one micro-batch; returns its summed loss."""
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        """Summed loss of one micro-batch."""
         self._enter("forward pass")
-        with self.runner.autocast():
-            loss = self.runner.model(batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths).total
-        self._enter("backward pass")
-        # Data parallel averages gradients over the ranks; the sum is what is wanted.
-        self.runner.optim_wrapper.backward(loss * (world_size() / num_supervised))
-        return loss.detach().double()
-
-    def _grad_norm(self) -> float:
-        """Norm of all gradients; after data parallel's reduction the same on every rank."""
-        gradients = [p.grad for p in self.runner.vlm.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients)) / self._loss_scale()
-
-    def _loss_scale(self) -> float:
-        scaler = getattr(self.runner.optim_wrapper, "loss_scaler", None)
-        return float(scaler.get_scale()) if scaler is not None else 1.0
-
-    def _is_unusable(self, loss: float, grad_norm: float) -> bool:
-        """Decided from values that all ranks share. An overflow of scaled float16 gradients is its scaler's to skip."""
-        scaled = getattr(self.runner.optim_wrapper, "loss_scaler", None) is not None
-        return not (loss <= self.max_loss) or not (scaled or math.isfinite(grad_norm))
+        with self.runner.strategy.autocast():
+            loss: torch.Tensor = self.runner.model(
+                batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths
+            ).total
+        return loss
 
     def _refuse_endless_skipping(self) -> None:
         if self.skipped_in_a_row >= self.max_skipped:
@@ -210,10 +198,3 @@ class StepLoop(BaseLoop):
                 f"number, or a loss above {self.max_loss:.1f}. Their samples: {self.runner.work_dir}/{SKIPPED_FILE}\n"
                 "Look at those samples, lower schedule.lr, or resume from an older checkpoint (--resume-from)."
             )
-
-    def _sync_only_last(self, number: int) -> AbstractContextManager[None]:
-        """Reduce gradients with the last micro-batch only."""
-        model = self.runner.model
-        if isinstance(model, DistributedDataParallel) and number < self.accumulation - 1:
-            return model.no_sync()
-        return nullcontext()

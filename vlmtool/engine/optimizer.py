@@ -45,10 +45,9 @@ class PartwiseOptimizer:
 
     def groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
         """Parameter groups {name, lr, params}, one for each part that trains anything."""
-        module = getattr(model, "module", model)
         found = []
         for part in PARTS:
-            params = [p for p in getattr(module, part).parameters() if p.requires_grad]
+            params = [p for p in getattr(model, part).parameters() if p.requires_grad]
             if params:
                 found.append({"name": part, "lr": self.part_lr.get(part, lr), "params": params})
         return found

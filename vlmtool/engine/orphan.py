@@ -42,7 +42,7 @@ def _follow(launcher: int, end: threading.Event, look_every: float) -> None:
             continue
         # The system gave this orphan another parent.
         os.environ.pop(ERROR_FILE, None)  # nobody reads it any more: errors go to stderr
-        if os.environ.get("LOCAL_RANK") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             with suppress(OSError):  # stderr may be gone as well
                 err().print(f"The launcher (process {launcher}) is gone: its processes stop, as on SIGTERM.")
         if not ended:

@@ -48,6 +48,8 @@ def check_start(
         return
     if resume_from is None:
         report.rows.append(Row("ok", what, f"{counted(len(start.loaded), 'tensor')} of '{source}' fit"))
+        left = start.imported.left if start.imported is not None else {}
+        report.rows += [Row("ok", what, f"{counted(len(n), 'tensor')} not taken: {why}") for why, n in left.items()]
         return
     meta, now = read_checkpoint(resume_from).meta, report.attempt(what, _known_values, recipe, plan, is_counted)
     if now is None:

@@ -19,13 +19,16 @@ from vlmtool.utils.terminal import clean, err
 
 LOCK_FILE = ".lock"
 RECIPE_FILE = "recipe.py"  # the recipe as run
+IMPORT_FILE = "init_from.json"  # what became of every weight of another tool that the run starts from
 LOGS = (
     progress.LOG_FILE, validation.LOG_FILE, samples.LOG_FILE, benchmark.LOG_FILE, benchmark.FOLDER, benchmark.BEST,
     SKIPPED_FILE, trouble.BAD_SAMPLES_FILE, board.FOLDER,
 )  # fmt: skip
 # What `saving`, `mark_last` and `write_text` write before it gets its name. A conversion into the run folder has
 # temporary names too, which are its own.
-HALF_WRITTEN = re.compile(r"\.(iter|epoch)_\d+\.(pth|state)\.tmp|\.(last_checkpoint|recipe\.py)\.tmp\d+")
+HALF_WRITTEN = re.compile(
+    r"\.(iter|epoch)_\d+\.(pth|state)\.tmp|\.(last_checkpoint|recipe\.py|init_from\.json)\.tmp\d+"
+)
 CHECKPOINT = re.compile(r"(iter|epoch)_(\d+)\.(?:pth|state)")
 
 

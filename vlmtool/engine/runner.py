@@ -3,22 +3,24 @@
 Overridden through its public methods: its own checkpoints hold a pickled message hub, which `weights_only` refuses.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.runner import Runner
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from vlmtool.engine.device import autocast
 from vlmtool.engine.saving import save_checkpoint
 from vlmtool.engine.state import load_state
+from vlmtool.engine.strategies.data_parallel import DataParallel
 from vlmtool.engine.watch import Watch
 from vlmtool.models.checkpoint import read_checkpoint
 from vlmtool.models.lineage import Guard
-from vlmtool.models.weights import load_weights, saved_names, saved_state
-from vlmtool.utils.distributed import is_main
+from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.models.weights import load_weights, saved_names
+from vlmtool.utils.distributed import world_size
 
 
 class VlmRunner(Runner):
@@ -28,6 +30,7 @@ class VlmRunner(Runner):
         meta: what every checkpoint says of its origin (`models.checkpoint.Checkpoint.meta`).
         compute_dtype: autocast type, None for none.
         watch: is told what this rank does, step by step.
+        strategy: how weights, gradients and the optimiser lie over the processes.
         start: checkpoint to go on from.
         force: go on from it where the run now draws other samples; it is recorded in `meta`.
         arguments: of mmengine's Runner.
@@ -44,6 +47,7 @@ class VlmRunner(Runner):
         device: torch.device,
         compute_dtype: torch.dtype | None,
         watch: Watch,
+        strategy: DataParallel,
         start: Path | None = None,
         force: bool = False,
         **arguments: Any,
@@ -52,27 +56,20 @@ class VlmRunner(Runner):
         self.start = start
         self.force = force
         self.watch = watch
+        self.strategy = strategy
         self.device = device
         self.compute_dtype = compute_dtype
+        self.vlm: VisionLanguageModel = arguments["model"]
+        """The model without what the strategy puts around it."""
         super().__init__(**arguments, resume=start is not None, load_from=str(start) if start is not None else None)
-
-    @property
-    def vlm(self) -> Any:
-        """The model without its data-parallel wrapper."""
-        return getattr(self.model, "module", self.model)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for the forward pass, where the recipe wants it."""
-        if self.compute_dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.compute_dtype)
+        return autocast(self.device, self.compute_dtype)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """DDP where there are several processes; the model is already on its device."""
-        if not self.distributed:
-            return model
-        device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+        """Nothing yet: the strategy does so once the weights to start from are in their place."""
+        return model
 
     def train(self) -> nn.Module:
         """Build what is still lazy, resume if asked, run the loop.
@@ -80,11 +77,13 @@ class VlmRunner(Runner):
         mmengine's own asks the model for a `train_step`, which the step loop has no use for.
         """
         self._train_loop = self.build_train_loop(self._train_loop)
-        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        meta = self.load_checkpoint(str(self.start)) if self.start is not None else {}
+        given: Any = self.optim_wrapper
+        self.model, self.optim_wrapper = self.strategy.prepare(self.vlm, lambda: self.build_optim_wrapper(given))
         self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         self.call_hook("before_run")
         if self.start is not None:
-            self.resume(str(self.start))
+            self.resume(str(self.start), meta=meta)
         self.optim_wrapper.initialize_count_status(self.model, self.train_loop.iter, self.train_loop.max_iters)
         self.watch.start()
         try:
@@ -98,8 +97,9 @@ class VlmRunner(Runner):
 
     def save_checkpoint(self, out_dir: str, filename: str, **_: Any) -> None:
         """Write `filename` and its `.state` folder, then move `last_checkpoint`; called by every rank."""
-        weights = saved_state(self.vlm) if is_main() else {}
-        save_checkpoint(Path(out_dir) / filename, self, {**self.meta, "step": self.iter, "epoch": self.epoch}, weights)
+        weights = self.strategy.trained_weights(self.vlm)
+        meta = {**self.meta, "step": self.iter, "epoch": self.epoch, "processes": world_size()}
+        save_checkpoint(Path(out_dir) / filename, self, meta, weights)
 
     def load_checkpoint(self, filename: str, **_: Any) -> dict[str, Any]:
         """Put the trained weights of a checkpoint into the model; returns its meta."""
@@ -107,9 +107,13 @@ class VlmRunner(Runner):
         load_weights(self.vlm, checkpoint.state_dict, str(filename), saved_names(self.vlm))
         return checkpoint.meta
 
-    def resume(self, filename: str, **_: Any) -> None:
-        """Weights, optimiser, place in the schedule and in the data, random states, as they were."""
-        meta = self.load_checkpoint(filename)
+    def resume(self, filename: str, meta: dict[str, Any] | None = None, **_: Any) -> None:
+        """Optimiser, place in the schedule and in the data, random states, as they were; the weights are there already.
+
+        Args:
+            meta: of the checkpoint.
+        """
+        meta = meta or self.load_checkpoint(filename)
         self.train_loop.restart_at(meta["step"])
         guard = Guard(self.force)
         load_state(Path(filename), meta, self, guard)

@@ -34,6 +34,7 @@ def save_checkpoint(path: Path, runner: Any, meta: dict[str, Any], weights: dict
     Raises:
         SaveError: on every rank, where one of them could not write.
     """
+    optimizer = runner.strategy.optimizer_state()
     folder, new_folder, new_file = state_folder(path), _temporary(state_folder(path)), _temporary(path)
     save_id = uuid4().hex
 
@@ -45,8 +46,11 @@ def save_checkpoint(path: Path, runner: Any, meta: dict[str, Any], weights: dict
     def write() -> None:
         write_rank_state(new_folder, runner)
         if is_main():
-            write_common_state(new_folder, runner, save_id)
+            write_common_state(new_folder, runner, optimizer, save_id)
             encode_checkpoint(new_file, {**meta, SAVE_ID: save_id}, weights)
+
+    def write_pieces() -> None:
+        runner.strategy.write_pieces(new_folder)
 
     def put_in_place() -> None:
         if is_main():
@@ -62,7 +66,7 @@ def save_checkpoint(path: Path, runner: Any, meta: dict[str, Any], weights: dict
             remove(old_folder)
 
     try:
-        for work in (prepare, write, put_in_place):
+        for work in (prepare, write, write_pieces, put_in_place):
             _together(work, path, runner)
     except SaveError:
         barrier()  # nobody writes any more

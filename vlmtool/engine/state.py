@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,13 @@ def write_rank_state(folder: Path, runner: Any) -> None:
     write_tensors(folder / f"rng_rank{rank()}.pt", random_state(runner.device))
 
 
-def write_common_state(folder: Path, runner: Any, save_id: str) -> None:
-    """What all ranks share, flushed to disk: written by one of them."""
-    write_tensors(folder / "optimizer.pt", runner.optim_wrapper.state_dict())
+def write_common_state(folder: Path, runner: Any, optimizer: Mapping[str, Any], save_id: str) -> None:
+    """What all ranks share, flushed to disk: written by one of them.
+
+    Args:
+        optimizer: `Strategy.optimizer_state`.
+    """
+    write_tensors(folder / "optimizer.pt", optimizer)
     progress = {
         SAVE_ID: save_id,
         "plan": plan_values(runner.train_dataloader.batch_sampler.plan, runner.meta["data"]["sha256"]),
@@ -72,7 +76,7 @@ def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any, guard: Guard
     plan = runner.train_dataloader.batch_sampler.plan
     folder, progress = check_state(checkpoint, meta, plan_values(plan, runner.meta["data"]["sha256"]), guard)
     try:
-        load_optimizer(runner, safe_load(folder / "optimizer.pt"), progress["schedules"])
+        load_optimizer(runner, safe_load(folder / "optimizer.pt"), folder, progress["schedules"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{folder / 'optimizer.pt'}: does not fit this run: {error}\n"
@@ -124,7 +128,7 @@ def _short(value: Any) -> str:
     return value[:SHORT] if isinstance(value, str) else str(value)
 
 
-def load_optimizer(runner: Any, saved: dict[str, Any], schedules: list[dict[str, Any]]) -> None:
+def load_optimizer(runner: Any, saved: dict[str, Any], folder: Path, schedules: list[dict[str, Any]]) -> None:
     """Moments and loss scale as they were saved; rates, betas and weight decay as this run's recipe gives them.
 
     A schedule of mmengine's own, which a recipe may name, computes each value from the one before: of those the value
@@ -134,7 +138,7 @@ def load_optimizer(runner: Any, saved: dict[str, Any], schedules: list[dict[str,
     chained = {s.param_name for s in runner.param_schedulers if not isinstance(s, WarmupDecayLR)}
     given = wrapper.settings_given - chained - {f"initial_{name}" for name in chained}
     settings = [{key: group[key] for key in given & group.keys()} for group in wrapper.param_groups]
-    wrapper.load_state_dict(saved)
+    runner.strategy.load_optimizer_state(saved, folder)
     for group, own in zip(wrapper.param_groups, settings, strict=True):
         group.update(own)
     for scheduler, values in zip(runner.param_schedulers, schedules, strict=True):

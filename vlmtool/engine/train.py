@@ -1,5 +1,6 @@
 """`vlmtool train` without the command line: prepare, tell, run."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from vlmtool.engine.feed import LearnedSet
 from vlmtool.engine.first_look import check_paths
 from vlmtool.engine.loop import SKIPPED_FILE
 from vlmtool.engine.orphan import following_launcher
+from vlmtool.engine.peers import losing_peers
 from vlmtool.engine.preflight import start_warnings
-from vlmtool.engine.run_folder import RECIPE_FILE, lies_in, locked, set_logs_aside, sweep
+from vlmtool.engine.run_folder import IMPORT_FILE, RECIPE_FILE, lies_in, locked, set_logs_aside, sweep
 from vlmtool.engine.signals import Stopped
 from vlmtool.engine.trainable import PartSummary
 from vlmtool.models.checkpoint import last_checkpoint
@@ -52,12 +54,16 @@ def train(
     for line in start_warnings(recipe, folder):
         if is_main():
             err().print(clean(line))
-    with following_launcher(), locked(folder):
+    with following_launcher(), losing_peers(), locked(folder):
         start = resume_from or (last_checkpoint(folder) if resume else None)
         _tidy(folder, start)
         prepared = build_runner(recipe, name, folder, launcher, start, force)
         text = recipe_text(recipe, f"{name}, as trained in {folder}.")
         prepared.runner.register_hook(WriteRecipe(folder / RECIPE_FILE, text))
+        if prepared.imported is not None:
+            prepared.runner.register_hook(
+                WriteRecipe(folder / IMPORT_FILE, json.dumps(prepared.imported.plain(), indent=2) + "\n")
+            )
         if is_main():
             _tell(prepared, start, resume)
         return _run(prepared, folder)
@@ -131,7 +137,9 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
     if prepared.held_out is not None:
         for line in _scan_lines(prepared.held_out):
             console.print(clean(f"Held out: {line}"))
-    if prepared.loaded:
+    for line in prepared.imported.lines() if prepared.imported is not None else ():
+        console.print(clean(line))
+    if prepared.loaded and prepared.imported is None:
         console.print(f"{counted(len(prepared.loaded), 'tensor')} taken from the stage before.")
     if start is not None:
         console.print(clean(f"Going on from {start}."))

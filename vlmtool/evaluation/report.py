@@ -55,6 +55,7 @@ def report(
         "data_path": str(benchmark.data_path),
         "extractor": benchmark.extractor,
         "scores": scores.scores,
+        "headline": list(scores.headline) if scores.headline else None,
         "counts": scores.counts,
         "warnings": warnings,
         **scores.extra,

@@ -60,6 +60,16 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)})
 
 
+def foreign_hash(path: Path) -> str:
+    """sha256 of a file; of a folder, of all weight files in it and its sub-folders, as `part_hash` of one without."""
+    return file_hashes([path])[path] if path.is_file() else weights_hash(file_hashes(all_weight_files(path)))
+
+
+def all_weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder and its sub-folders, sorted."""
+    return sorted({file for pattern in WEIGHT_FILES for file in folder.rglob(pattern)})
+
+
 def weights_hash(hashes: Mapping[Path, str]) -> str:
     """`part_hash` from the hashes of the sorted weight files."""
     digest = hashlib.sha256()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlmtool.models.build import build_projector
 from vlmtool.models.checkpoint import safe_load
+from vlmtool.models.imports.projector import import_projector
 from vlmtool.models.lineage import read_projector_config
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.weights import load_weights
@@ -39,7 +40,7 @@ def save_projector(folder: Path, projector_config: Mapping[str, Any], state: Map
 
 
 def load_projector(folder: Path, device: torch.device | str = "cpu", trust_remote_code: bool = False) -> Projector:
-    """The projector of a folder, vlmtool's or XTuner's, in float32 and eval mode.
+    """The projector of a folder, vlmtool's or XTuner's, or of a LLaVA model, in float32 and eval mode.
 
     Args:
         trust_remote_code: the class that the folder names may be one of somebody else's.
@@ -47,12 +48,13 @@ def load_projector(folder: Path, device: torch.device | str = "cpu", trust_remot
     Raises:
         CheckpointError: a damaged folder, or weights that are not exactly those of its config.
     """
-    config = _read_config(folder, trust_remote_code)
+    imported = import_projector(folder)
+    config = _read_config(folder, trust_remote_code) if imported is None else imported.arguments
     try:
         projector = build_projector(freeze=True, device=device, **config)
     except RecipeError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    state = _read_state(folder)
+    state = _read_state(folder) if imported is None else imported.state
     report = load_weights(projector, state, str(folder), expected=projector.state_dict())
     if report.fresh:
         raise CheckpointError(

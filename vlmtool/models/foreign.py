@@ -1,13 +1,6 @@
-"""Checkpoints that other tools wrote, read without running anything of theirs."""
+"""What other tools pickle beside tensors, for reading their checkpoints without running anything of theirs."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from torch import Tensor
-
-from vlmtool.models.checkpoint import safe_load
-from vlmtool.utils.errors import CheckpointError, UsageError
 
 
 class _Unread:
@@ -35,38 +28,3 @@ _NAMES = (
     "_codecs.encode",  # of the bytes of a numpy array; torch allows it by itself
 )
 MMENGINE = dict.fromkeys(_NAMES, _Unread)
-
-
-@dataclass(frozen=True)
-class ForeignCheckpoint:
-    """The weights by the names of their tool, and what the tool noted as text or number (its recipe, step, epoch)."""
-
-    state_dict: dict[str, Tensor]
-    meta: dict[str, str | int | float | bool | None]
-
-
-def read_xtuner_checkpoint(path: str | Path) -> ForeignCheckpoint:
-    """Read a `.pth` of XTuner's, which is a checkpoint of mmengine's.
-
-    Raises:
-        UsageError: there is no such file, or it is a folder of DeepSpeed's.
-        CheckpointError: it is damaged, no checkpoint of mmengine's, or asks for anything but tensors and the log of
-            mmengine; that is named.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise UsageError(
-            f"{path}: a folder of DeepSpeed's shards, not one .pth.\n"
-            "Convert it with the tool that wrote it (xtuner convert pth_to_hf), and use that folder."
-        )
-    if not path.is_file():
-        raise UsageError(f"There is no file '{path}'.\nCheck the path.")
-    content = safe_load(path, MMENGINE)
-    state, meta = (content.get(key) if isinstance(content, dict) else None for key in ("state_dict", "meta"))
-    if not (isinstance(state, dict) and isinstance(meta, dict)):
-        raise CheckpointError(f"{path}: not a checkpoint of mmengine's: it has no 'meta' and 'state_dict'.")
-    for name, value in state.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise CheckpointError(f"{path}: '{name}' in its state_dict is no tensor.\nThe file is damaged.")
-    plain = {key: value for key, value in meta.items() if isinstance(value, str | int | float | bool | None)}
-    return ForeignCheckpoint(state, plain)

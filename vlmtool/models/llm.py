@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from vlmtool.models.complete import check_complete
+from vlmtool.models.imports.vlm import find_vlm
 from vlmtool.models.legacy.find import find_legacy
 from vlmtool.models.legacy.load import load_legacy
 from vlmtool.models.pickled import check_pickled_weights
@@ -29,7 +30,8 @@ def load_llm(
 ) -> PreTrainedModel:
     """A causal LM from a local folder, on `device`, in eval mode.
 
-    A checkpoint of legacy/ becomes its native class, allowed code or not: that code is never run.
+    A checkpoint of legacy/ becomes its native class, allowed code or not: that code is never run. Of a whole
+    vision-language model it is the language model.
 
     Args:
         dtype: of the weights that are not quantised; "auto" takes the checkpoint's.
@@ -40,7 +42,7 @@ def load_llm(
             allowed.
     """
     check_llm_folder(path, trust_remote_code)
-    legacy = find_legacy(path)
+    legacy, vlm = find_legacy(path), find_vlm(path)
     arguments: dict[str, Any] = {"dtype": dtype}
     if quantization:
         arguments["quantization_config"] = quantization_config(quantization, dtype)
@@ -48,6 +50,8 @@ def load_llm(
     try:
         if legacy is not None:
             model, missing = load_legacy(path, legacy, **arguments), ()
+        elif vlm is not None:
+            model, missing = vlm.load_llm(**arguments), ()
         else:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path, output_loading_info=True, trust_remote_code=trust_remote_code, **arguments
@@ -66,11 +70,14 @@ def read_llm_config(path: Path, trust_remote_code: bool = False) -> PreTrainedCo
     """The config of the class that `load_llm` makes of the folder; no weights are read.
 
     Raises:
-        CheckpointError: a config of legacy/ that has no native form. Any other raises what transformers raises.
+        CheckpointError: a config of legacy/ or of a vision-language model that has no native form. Any other raises
+            what transformers raises.
     """
     legacy = find_legacy(path)
     if legacy is not None:
         return legacy.native_config(path)
+    if (vlm := find_vlm(path)) is not None:
+        return vlm.facts.llm_config
     return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 

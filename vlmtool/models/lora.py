@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlmtool.models.encoders.vision import VisionEncoder
 from vlmtool.utils.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+
+    from vlmtool.models.encoders.vision import VisionEncoder
 
 ADAPTER = "default"  # peft's name of the one adapter a part has
 PREFIX_WEIGHT = f"prompt_encoder.{ADAPTER}.embedding.weight"  # (tokens, layers * 2 * KV width), the one of a prefix

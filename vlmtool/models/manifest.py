@@ -1,4 +1,7 @@
-"""`vlmtool.json`: what a model folder is made of, where it comes from, and how to use it."""
+"""`vlmtool.json`: what a model folder is made of, where it comes from, and how to use it.
+
+A folder in another tool's layout is read by what that layout has; where it comes from stands in `vlmtool_lineage.json`.
+"""
 
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -10,6 +13,8 @@ from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json_object, write_json
 
 FILE_NAME = "vlmtool.json"
+LINEAGE_NAME = "vlmtool_lineage.json"
+CARD_NAME = "README.md"
 FORMAT = 1
 
 
@@ -105,6 +110,8 @@ class Manifest(_Entry):
     """{type, vision_hidden_size, llm_hidden_size, options, row_end}."""
     template: Template
     pad_to_square: bool = False
+    image_tokens: str = ""
+    """How many tokens pictures take, in words."""
     recipe: dict[str, Any] = {}
     parents: tuple[dict[str, Any], ...] = ()
     """From this model's checkpoint back to the first stage: {checkpoint, sha256, name of the recipe, step, epoch,
@@ -116,6 +123,15 @@ class Manifest(_Entry):
     """{relative path: sha256} of every other file in the folder."""
     forced: tuple[str, ...] = ()
     """Refusals that `--force` overrode, in this model and its parents."""
+
+
+class Export(Manifest):
+    """A whole model in another tool's layout: what it was made from, which nothing needs to use it."""
+
+    layout: str
+    """`huggingface`, `official` or `xtuner`."""
+    inside: tuple[str, ...] = ()
+    """Parts whose weights the folder's own files hold, whole and under that layout's names."""
 
 
 class PartManifest(Base):
@@ -133,20 +149,22 @@ M = TypeVar("M", bound=_Entry)
 
 
 def write_manifest(folder: Path, manifest: Manifest | PartManifest) -> None:
-    """Write `vlmtool.json` into `folder`, with the hashes of all files that are there: it is written last."""
+    """Write the manifest into `folder`, with the hashes of all files that are there: it is written last."""
+    name = LINEAGE_NAME if isinstance(manifest, Export) else FILE_NAME
     hashes = {file.relative_to(folder).as_posix(): value for file, value in file_hashes(listed_files(folder)).items()}
-    write_json(folder / FILE_NAME, manifest.model_copy(update={"files": hashes}).model_dump())
+    write_json(folder / name, manifest.model_copy(update={"files": hashes}).model_dump())
 
 
 def remember_folder(folder: Path) -> None:
     """Remember the hashes that a manifest just written has, now that the folder stands under its own name."""
-    content = _read(folder) or {}
+    content = _read(folder) or _read(folder, LINEAGE_NAME) or {}
     remember({folder / name: value for name, value in content.get("files", {}).items()})
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """Every file below `folder` but its own manifest, sorted."""
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / FILE_NAME)
+    """Every file below `folder` but its own manifest and its card, which people may edit; sorted."""
+    own = [folder / name for name in (FILE_NAME, LINEAGE_NAME, CARD_NAME)]
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file not in own)
 
 
 def template_text(folder: Path) -> str:
@@ -176,6 +194,16 @@ def read_part_manifest(folder: Path) -> PartManifest | None:
     return _parse(PartManifest, content, folder) if content is not None and "part" in content else None
 
 
+def read_lineage(folder: Path) -> Export | None:
+    """Where a folder in another tool's layout comes from; None where vlmtool did not write it.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+    """
+    content = _read(folder, LINEAGE_NAME)
+    return _parse(Export, content, folder, LINEAGE_NAME) if content is not None else None
+
+
 def owner_of_adapter(adapter: Path) -> tuple[str, Part, Manifest] | None:
     """The part whose adapter lies in the folder `adapter`: its name, its entry and the manifest of the model folder.
 
@@ -189,8 +217,8 @@ def owner_of_adapter(adapter: Path) -> tuple[str, Part, Manifest] | None:
     return next(((name, entry, manifest) for name, entry in entries.items() if entry.adapter == folder.name), None)
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    file = folder / FILE_NAME
+def _read(folder: Path, name: str = FILE_NAME) -> dict[str, Any] | None:
+    file = folder / name
     if not file.is_file():
         return None
     content = read_json_object(file)
@@ -199,12 +227,12 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def _parse(cls: type[M], content: dict[str, Any], folder: Path) -> M:
+def _parse(cls: type[M], content: dict[str, Any], folder: Path, name: str = FILE_NAME) -> M:
     try:
         return cls.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key, what = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
         raise CheckpointError(
-            f"{folder / FILE_NAME}: '{key}': {what}.\nWrite the folder again: `vlmtool convert`."
+            f"{folder / name}: '{key}': {what}.\nWrite the folder again: `vlmtool convert`."
         ) from error

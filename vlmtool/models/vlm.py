@@ -49,11 +49,15 @@ class VisionLanguageModel(nn.Module):
         self.llm = llm
         self.image_token_id = image_token_id
         self.neftune_alpha = neftune_alpha
+        self.blank: Pixels | None = None
+        """A picture that is encoded where a batch has none: for strategies under which every pass must take the same
+        way through the model in all processes."""
 
     @property
     def device(self) -> torch.device:
         """Where the inputs must be."""
-        return self.llm.get_input_embeddings().weight.device
+        # Naming the weight would put it together under ZeRO's stage 3, in this process alone.
+        return next(self.llm.get_input_embeddings().parameters()).device
 
     def encode_images(self, pixels: Pixels) -> list[Tensor]:
         """Image embeddings (N'_i, D) of each of the I pictures. A frozen encoder runs without autograd."""
@@ -90,7 +94,10 @@ class VisionLanguageModel(nn.Module):
             lengths: tokens of each row, padding not counted; T for all unless given. Noise is measured by them.
         """
         image_embeds = self.encode_images(pixels) if pixels is not None else []
+        nothing = self._touch_unused(image_embeds)
         inputs_embeds = self.embed(input_ids, image_embeds)
+        if self.blank is not None:  # gradients too must take the way they take with images
+            inputs_embeds = inputs_embeds + nothing
         if self.training and self.neftune_alpha is not None:
             lengths = lengths or [input_ids.shape[1]] * len(input_ids)
             is_text = input_ids != self.image_token_id
@@ -101,7 +108,7 @@ class VisionLanguageModel(nn.Module):
         with head_at(self.llm, nn.functional.pad(supervised, (0, 1))):
             logits = self.llm(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
         total = cross_entropy(logits[0].float(), targets[supervised], reduction="sum")
-        return Loss(total + self._touch_unused(image_embeds), supervised.sum())
+        return Loss(total + nothing, supervised.sum())
 
     def image_parameters(self) -> list[nn.Parameter]:
         """The trained weights that only images reach: the projector's and the encoder's."""
@@ -109,6 +116,8 @@ class VisionLanguageModel(nn.Module):
 
     def _touch_unused(self, image_embeds: Sequence[Tensor]) -> Tensor | float:
         """Zero, but tied to the weights that a batch without images leaves out, so that every rank reduces the same."""
+        if not image_embeds and self.blank is not None:
+            return torch.cat(self.encode_images(self.blank.to(self.device))).sum().float() * 0.0
         if image_embeds or not self.training:
             return 0.0
         unused = self.image_parameters()

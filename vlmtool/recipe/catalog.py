@@ -8,6 +8,7 @@ from pathlib import Path
 from vlmtool.utils.errors import RecipeError, UsageError, did_you_mean
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+WORK_DIRS = Path("work_dirs")  # where runs go that are told no other place
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ def recipes(pattern: str = "*") -> list[RecipeEntry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def default_work_dir(name_or_path: str) -> Path:
+def default_work_dir(name_or_path: str, root: Path = WORK_DIRS) -> Path:
     """Where the runs of a recipe go that is told no other folder."""
-    return Path("work_dirs") / Path(name_or_path).stem
+    return root / Path(name_or_path).stem
 
 
 def find_recipe(name_or_path: str) -> Path:

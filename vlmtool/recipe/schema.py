@@ -115,6 +115,9 @@ class Runtime(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    strategy: str = "ddp"
+    """How several processes share the work: ddp, fsdp2, deepspeed_zero1, _zero2, _zero2_offload, _zero3, _zero3_offload
+    or a JSON file of DeepSpeed's settings."""
     activation_checkpointing: bool = False
     on_save_error: Literal["continue", "stop"] = "continue"
     """What follows when a checkpoint cannot be written; the last one of a run always has to be."""
@@ -143,7 +146,7 @@ class Recipe(Section):
     runtime: Runtime = Runtime()
     planned: Planned | None = None
     init_from: str | None = None
-    """The stage before: a run folder (its last checkpoint), a checkpoint or a model folder."""
+    """The stage before: a run folder (its last checkpoint), a checkpoint or a model folder; or another tool's."""
     mmengine: dict[str, Any] = {}
     """Raw arguments of mmengine's Runner, over those that vlmtool derives."""
 

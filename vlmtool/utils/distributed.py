@@ -5,6 +5,9 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+
+from vlmtool.utils.errors import UsageError
 
 T = TypeVar("T")
 
@@ -35,6 +38,18 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def local_gpu() -> torch.device:
+    """This process's GPU: that of its number on this machine, or the only one it sees (Slurm's --gpus-per-task).
+
+    Raises:
+        UsageError: there are fewer GPUs than processes.
+    """
+    index, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if count > 1 and index >= count:
+        raise UsageError(f"Process {index} of this machine sees {count} GPUs.\nStart as many processes as GPUs.")
+    return torch.device("cuda", index if count > 1 else 0)
+
+
 def barrier() -> None:
     """Wait for every process."""
     if is_distributed():
@@ -52,6 +67,13 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def share_trained(model: nn.Module) -> None:
+    """Give every process rank 0's trained weights. Frozen ones are read from files, and stay where they were mapped."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            dist.broadcast(weight.detach(), 0)
 
 
 def gather_lists(values: list[T]) -> list[T]:

@@ -24,7 +24,7 @@ _BY_CLASS: dict[str, tuple[str, Builder]] = {
     "chatglm4tokenizer": _GLM4,
 }
 # For a folder that does not tell the class of its tokenizer.
-_BY_MODEL = {"internlm": _INTERNLM, "internlm2": _INTERNLM, "xmodel": _INTERNLM, "qwen": _QWEN}
+_BY_MODEL = {"internlm": _INTERNLM, "internlm2": _INTERNLM, "xmodel": _INTERNLM, "xmodelvlm": _INTERNLM, "qwen": _QWEN}
 
 
 def legacy_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:

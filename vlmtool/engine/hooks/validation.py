@@ -1,5 +1,6 @@
 """Loss on held-out samples."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,18 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> tuple[float, list[B
 
     The model's mode is put back.
     """
-    model = runner.vlm
+    model = runner.model if runner.strategy.is_sharded else runner.vlm
     was_training = model.training
     model.eval()
     total, count = 0.0, 0.0
     bad: list[BadSample] = []
-    for batch in loader:
+    for batch, counts in _in_step(loader) if runner.strategy.is_sharded else ((batch, True) for batch in loader):
         runner.watch.enter(runner.iter - 1, "validating")
         batch = batch.to(runner.device)
         with runner.autocast():
             loss = model(batch.input_ids, batch.labels, batch.pixels)
+        if not counts:
+            continue
         total += loss.total.item()
         count += int(loss.num_tokens)
         bad += batch.bad_samples
@@ -83,3 +86,18 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> tuple[float, list[B
     runner.watch.enter(runner.iter - 1, "sharing the validation loss")
     total, count, num_bad = sum_over_ranks([total, count, len(bad)], runner.device)
     return total / count, gather_lists(bad) if num_bad else []
+
+
+def _in_step(loader: DataLoader[Any]) -> Iterator[tuple[Any, bool]]:
+    """As many batches in every process: the last of a shorter share again, which does not count, and in place of none
+    at all that of another process.
+    """
+    rounds = max(gather_lists([len(loader)]))
+    batch = None
+    for batch in loader:
+        yield batch, True
+    if batch is None:
+        share: Any = loader.dataset  # a subset of the whole set
+        batch = loader.collate_fn([share.dataset[0]])
+    for _ in range(rounds - len(loader)):
+        yield batch, False

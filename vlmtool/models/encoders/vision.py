@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vlmtool.models.complete import check_complete
-from vlmtool.models.encoders.checkpoint import check_no_kernel, vision_class
+from vlmtool.models.encoders.checkpoint import check_no_kernel, inner_weights, vision_class, vision_config
 from vlmtool.models.encoders.reading import Reading
+from vlmtool.models.legacy.load import load_native
 from vlmtool.models.pickled import check_pickled_weights
 from vlmtool.utils.errors import RecipeError, UsageError
 from vlmtool.utils.imports import import_class
@@ -49,14 +50,14 @@ class VisionEncoder(nn.Module):
 
     @classmethod
     def model_config(cls, path: Path) -> PreTrainedConfig:
-        """Config of the checkpoint at `path`; of a whole CLIP or SigLIP, its vision half's.
+        """Config of the checkpoint at `path`; of a whole CLIP or SigLIP, its vision half's; of a LLaVA, its encoder's.
 
         Raises:
             UsageError: no class reads it, or it sends for code.
         """
         model_class = cls.model_class(path)
         check_no_kernel(path)
-        return model_class.config_class.from_pretrained(path)
+        return vision_config(path) or model_class.config_class.from_pretrained(path)
 
     @classmethod
     def load_model(cls, path: Path, dtype: torch.dtype | str) -> PreTrainedModel:
@@ -67,9 +68,10 @@ class VisionEncoder(nn.Module):
             CheckpointError: weights are missing, or ask for more than tensors.
         """
         check_pickled_weights(path)
-        model, loading = cls.model_class(path).from_pretrained(
-            path, config=cls.model_config(path), dtype=dtype, output_loading_info=True
-        )
+        model_class, config = cls.model_class(path), cls.model_config(path)
+        if (inner := inner_weights(path, model_class)) is not None:
+            return load_native(path, model_class, config, inner, dtype=dtype)
+        model, loading = model_class.from_pretrained(path, config=config, dtype=dtype, output_loading_info=True)
         check_complete(path, loading["missing_keys"])
         return model
 

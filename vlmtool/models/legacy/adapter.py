@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from vlmtool.models.legacy.find import MAPS
 from vlmtool.models.legacy.map import LegacyMap, Modules, Rows, native_parts, split_rows
+from vlmtool.models.lora import is_weight_of, name_in_file, name_in_model
 from vlmtool.utils.errors import CheckpointError
 
 _NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")  # of peft, in its files
@@ -34,6 +35,25 @@ def fused_map(names: Iterable[str], config: PreTrainedConfig) -> LegacyMap | Non
             if any(native_parts(table, name) not in (None, {name: None}) for name in modules):
                 return legacy
     return None
+
+
+def native_adapter(state: Mapping[str, Tensor], config: PreTrainedConfig, where: Path) -> dict[str, Tensor] | None:
+    """An adapter's weights, by peft's names in a model, for the native class; None where they are not of fused modules.
+
+    Args:
+        config: of the native model.
+        where: what holds them, for the error.
+
+    Raises:
+        CheckpointError: a module has no place in the legacy class.
+    """
+    weights = {name_in_file(name): value for name, value in state.items() if is_weight_of("lora", name)}
+    legacy = fused_map(weights, config)
+    if legacy is None:
+        return None
+    others = {name: value for name, value in state.items() if not is_weight_of("lora", name)}
+    _, split = split_adapter(legacy, config, LoraConfig(), weights, where)
+    return others | {name_in_model(name): value for name, value in split.items()}
 
 
 def split_adapter(

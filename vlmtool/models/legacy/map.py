@@ -88,35 +88,42 @@ class LegacyMap:
                 )
             for target, part in split_rows(tensor, parts, f"{folder}: '{name}'").items():
                 state[f"{target}.{kind}"] = part
-        return self._checked(state, config, folder)
+        return checked_state(self.model, config, state, folder)
 
-    def _checked(self, state: Mapping[str, Tensor], config: PreTrainedConfig, folder: Path) -> dict[str, Tensor]:
-        """The weights, whose names and shapes are those of the native class; of tied ones that which is kept."""
-        try:
-            with torch.device("meta"):
-                model = self.model(config)
-        except (*_ODD, RuntimeError, KeyError, AssertionError) as error:
-            reason = message_lines(error)[0]
-            raise CheckpointError(f"{folder / 'config.json'}: gives no {self.model.__name__}: {reason}") from error
-        wanted = model.state_dict()
-        tied = model.all_tied_weights_keys
-        missing, unknown = sorted(set(wanted) - set(state) - set(tied)), sorted(set(state) - set(wanted))
-        if missing or unknown:
-            first = f"'{missing[0]}' is not there" if missing else f"'{unknown[0]}' has no place"
+
+def checked_state(
+    cls: type[PreTrainedModel], config: PreTrainedConfig, state: Mapping[str, Tensor], folder: Path
+) -> dict[str, Tensor]:
+    """The weights, whose names and shapes are those of the native class; of tied ones that which is kept.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    try:
+        with torch.device("meta"):
+            model = cls(config)
+    except (*_ODD, RuntimeError, KeyError, AssertionError) as error:
+        reason = message_lines(error)[0]
+        raise CheckpointError(f"{folder / 'config.json'}: gives no {cls.__name__}: {reason}") from error
+    wanted = model.state_dict()
+    tied = model.all_tied_weights_keys
+    missing, unknown = sorted(set(wanted) - set(state) - set(tied)), sorted(set(state) - set(wanted))
+    if missing or unknown:
+        first = f"'{missing[0]}' is not there" if missing else f"'{unknown[0]}' has no place"
+        raise CheckpointError(
+            f"{folder}: {len(missing) + len(unknown)} weights are not those of its config.json, first {first} "
+            f"(by {cls.__name__}'s names).\nThe folder is incomplete, or its config.json belongs to another "
+            "checkpoint: download it again."
+        )
+    for name, value in state.items():
+        if value.shape != wanted[name].shape:
+            raise _wrong_shape(f"{folder}: '{name}'", tuple(value.shape), str(tuple(wanted[name].shape)))
+        if (source := tied.get(name)) in state and not torch.equal(value, state[source]):
             raise CheckpointError(
-                f"{folder}: {len(missing) + len(unknown)} weights are not those of its config.json, first {first} "
-                f"(by {self.model.__name__}'s names).\nThe folder is incomplete, or its config.json belongs to another "
-                "checkpoint: download it again."
+                f"{folder}: '{name}' is not '{source}', but tie_word_embeddings in config.json says so.\n"
+                "Set it to false: then both are used."
             )
-        for name, value in state.items():
-            if value.shape != wanted[name].shape:
-                raise _wrong_shape(f"{folder}: '{name}'", tuple(value.shape), str(tuple(wanted[name].shape)))
-            if (source := tied.get(name)) in state and not torch.equal(value, state[source]):
-                raise CheckpointError(
-                    f"{folder}: '{name}' is not '{source}', but tie_word_embeddings in config.json says so.\n"
-                    "Set it to false: then both are used."
-                )
-        return {name: value for name, value in state.items() if name not in tied}  # .bin files hold tied ones twice
+    return {name: value for name, value in state.items() if name not in tied}  # .bin files hold tied ones twice
 
 
 def _check_sizes(config: PreTrainedConfig) -> None:

@@ -28,7 +28,16 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{folder}: weight file '{missing[0]}'{more} is missing.\nDownload the folder again.")
     for file in _files(folder):
-        yield from _of_safetensors(file) if file.suffix == ".safetensors" else _of_pickle(file)
+        yield from read_file(file)
+
+
+def read_file(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of everything in one weight file.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds more than tensors.
+    """
+    return _of_safetensors(file) if file.suffix == ".safetensors" else _of_pickle(file)
 
 
 def _files(folder: Path) -> list[Path]:

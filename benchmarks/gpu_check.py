@@ -1,0 +1,337 @@
+"""A 7B-shaped LLaVA on one GPU: samples/s, tokens/s, TFLOP/s and peak memory, with LoRA on bf16 and on NF4 (QLoRA).
+
+The weights are random and made on the device, no file holds them: Vicuna-7B's shape, CLIP ViT-L/14-336's, LLaVA-1.5's
+projector of two layers. All else is vlmtool's own: adapters, composed model, sampler by length, loader, collator, loop,
+loss, optimiser, clipping, schedule, activation checkpointing. Pictures are random numbers and are not decoded; nothing
+is saved. The measured steps follow some without a clock.
+
+FLOP, counted as 2 for a multiplication and an addition, for real tokens (padding is not counted):
+
+    T (4 F + 6 A) + S 4 H + I (P 2 E + Q 6 R)
+
+T tokens in the language model, F its frozen weights in the blocks (2 forward, 2 for the gradient of what comes in; that
+of the weight itself, 2 more, is not made), A weights of its adapters (all three: 6), S supervised tokens, H weights of
+the head, I pictures of P patches with CLS in the encoder, E its weights up to the layer that is read (forward alone:
+2), Q image tokens, R weights of the projector. Embedding tables, norms and the products inside attention (about 2 % at
+these lengths) are left out, and what activation checkpointing computes a second time is not counted.
+
+Lengths: `MIXTURE` has the sources of LLaVA-1.5's 665k mixture with the number of records of each, from table 7 of its
+paper (https://arxiv.org/abs/2310.03744). Tokens of text per record are drawn from a log-normal around the median given
+there, which is an assumption on turns and words of each source, not a count; so is the share that is supervised.
+"""
+
+import argparse
+import platform
+import resource
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, PreTrainedModel
+
+from vlmtool.data.collate import Collator
+from vlmtool.data.dataset import Sample
+from vlmtool.data.render import IGNORED
+from vlmtool.data.sampler import Share, StepPlan
+from vlmtool.engine.build import runner_arguments
+from vlmtool.engine.device import pick_device
+from vlmtool.engine.feed import Feed
+from vlmtool.engine.loop import StepResult
+from vlmtool.engine.runner import VlmRunner
+from vlmtool.engine.trainable import check_trainable
+from vlmtool.models.build import build_projector
+from vlmtool.models.encoders.reading import Reading
+from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.llm import keep_gradients_on_cpu
+from vlmtool.models.lora import add_llm_lora
+from vlmtool.models.vlm import VisionLanguageModel
+from vlmtool.recipe.load import parse_recipe
+from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.pixels import Pixels
+
+# Source: thousands of records, whether they have a picture, median of text tokens, their spread, supervised share.
+MIXTURE = {
+    "LLaVA instructions": (158, True, 230, 0.5, 0.75),
+    "ShareGPT": (40, False, 900, 0.8, 0.8),
+    "VQAv2": (83, True, 130, 0.5, 0.15),
+    "GQA": (72, True, 160, 0.4, 0.15),
+    "OKVQA": (9, True, 60, 0.4, 0.15),
+    "OCR-VQA": (80, True, 120, 0.3, 0.3),
+    "A-OKVQA": (66, True, 100, 0.3, 0.1),
+    "TextCaps": (22, True, 70, 0.2, 0.25),
+    "RefCOCO": (48, True, 190, 0.4, 0.4),
+    "Visual Genome": (86, True, 350, 0.4, 0.45),
+}
+MAX_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the parts."""
+
+    llm: LlamaConfig
+    encoder: CLIPVisionConfig
+    lora_r: int
+    text_scale: float = 1.0
+    """Of the lengths of the texts."""
+
+
+FULL = Shape(
+    LlamaConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+        max_position_embeddings=4096,
+    ),
+    CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+        patch_size=14,
+    ),
+    lora_r=128,
+)  # fmt: skip
+TINY = Shape(
+    LlamaConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=4096,
+    ),
+    CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=56, patch_size=14
+    ),
+    lora_r=8,
+    text_scale=0.1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one way of training gave."""
+
+    name: str
+    samples_per_s: float
+    tokens_per_s: float
+    tflops: float
+    peak_gb: float
+    step_seconds: float
+    losses: tuple[float, float]
+    """Of the first and the last step."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-size", type=int, default=16, help="samples per step")
+    parser.add_argument("--steps", type=int, default=20, help="that are measured")
+    parser.add_argument("--warmup", type=int, default=5, help="steps before the clock starts")
+    parser.add_argument("--tiny", action="store_true", help="a tiny shape on any device: runs every line")
+    arguments = parser.parse_args()
+    if not (arguments.tiny or torch.cuda.is_available()):
+        raise SystemExit("gpu_check: torch sees no GPU here. On a CPU, --tiny runs every line with a tiny shape.")
+    shape, device = TINY if arguments.tiny else FULL, pick_device()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    print(f"{where}, torch {torch.__version__}, {date.today()}, batch size {arguments.batch_size}")
+    print("| | samples/s | tokens/s | TFLOP/s | peak memory, GB | s/step | loss |\n|---|---|---|---|---|---|---|")
+    for name, quantization in (("LoRA on bf16", None), ("QLoRA (NF4)", "nf4")):
+        if device.type == "cpu":
+            name = name.replace("bf16", "float32")
+        print(row(measure(name, shape, quantization, device, arguments)), flush=True)
+    if arguments.tiny:
+        print("A tiny shape: these figures say nothing of a 7B.")
+
+
+def row(figures: Figures) -> str:
+    """A line of the table."""
+    first, last = figures.losses
+    return (
+        f"| {figures.name} | {figures.samples_per_s:.2f} | {figures.tokens_per_s:,.0f} | {figures.tflops:.3g} | "
+        f"{figures.peak_gb:.1f} | {figures.step_seconds:.2f} | {first:.2f} → {last:.2f} |"
+    )
+
+
+def measure(
+    name: str, shape: Shape, quantization: str | None, device: torch.device, arguments: argparse.Namespace
+) -> Figures:
+    """Train with the real runner, and read the clock and the memory."""
+    recipe = make_recipe(shape, quantization, arguments.batch_size)
+    torch.manual_seed(0)
+    model = make_model(shape, recipe, device)
+    check_trainable(model, recipe)
+    steps = arguments.warmup + arguments.steps
+    samples = RandomSamples(shape, model.vision_encoder.num_patches, steps * arguments.batch_size)
+    plan = StepPlan((Share(len(samples)),), arguments.batch_size, 1, 1, 0, tuple(samples.lengths), by_length=True)
+    collate = Collator(0, model.image_token_id)
+    feed: Any = Feed(None, None, collate, samples, [], None, None, plan, steps)  # type: ignore[arg-type]
+    meter = Meter(arguments.warmup, device)
+    with tempfile.TemporaryDirectory() as folder:
+        given = runner_arguments(recipe, Path(folder), model, feed, device)
+        hooks = {**given["default_hooks"], "checkpoint": None}  # a checkpoint of adapters would be a gigabyte
+        given |= {"default_hooks": hooks, "custom_hooks": [meter], "model": model}
+        runner = VlmRunner(**given, meta={"forced": []}, device=device, launcher="none", experiment_name="gpu_check")
+        try:
+            runner.train()
+        except torch.cuda.OutOfMemoryError as error:
+            raise SystemExit(f"{name}: out of memory; --batch-size {arguments.batch_size} is too large.") from error
+    counted = meter.results
+    images = sum(samples.pictures[i] for step in range(arguments.warmup, steps) for i in plan.step_samples(step))
+    flop = count_flop(model, sum(r.num_tokens for r in counted), sum(r.num_supervised for r in counted), images)
+    return Figures(
+        name,
+        sum(r.num_samples for r in counted) / meter.seconds,
+        sum(r.num_tokens for r in counted) / meter.seconds,
+        flop / meter.seconds / 1e12,
+        meter.peak_bytes / 1e9,
+        meter.seconds / len(counted),
+        (meter.first_loss, counted[-1].loss),
+    )
+
+
+def make_recipe(shape: Shape, quantization: str | None, batch_size: int) -> Recipe:
+    """LLaVA-1.5's finetuning with LoRA; the paths stand for weights that are made here."""
+    lora = {"r": shape.lora_r, "alpha": 2.0 * shape.lora_r}
+    sections = {
+        "llm": {"path": "made-here", "quantization": quantization, "lora": lora},
+        "vision_encoder": {"path": "made-here", "freeze": True},
+        "projector": {"depth": 2},
+        "data": {"path": "made-here", "max_length": MAX_LENGTH, "sampler": "length"},
+        "schedule": {"lr": 2e-4, "batch_size": batch_size},
+        "runtime": {"activation_checkpointing": True},
+    }
+    return parse_recipe(sections, "gpu_check")
+
+
+def make_model(shape: Shape, recipe: Recipe, device: torch.device) -> VisionLanguageModel:
+    """As `engine.build.build_model` puts it together, of weights that no file holds."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    with torch.device(device):
+        llm = AutoModelForCausalLM.from_config(shape.llm, dtype=dtype)
+        vision = CLIPVisionModel._from_config(shape.encoder, dtype=dtype)
+    if recipe.llm.quantization is not None:
+        quantize(llm, dtype, device)
+    llm.requires_grad_(False)
+    llm = add_llm_lora(llm, recipe.llm.lora)
+    encoder = VisionEncoder(vision.eval(), Reading.of(recipe.vision_encoder)).requires_grad_(False)
+    width, options = shape.llm.hidden_size, recipe.projector.options
+    projector = build_projector(recipe.projector.type, encoder.hidden_size, width, options, device=device)
+    llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return VisionLanguageModel(encoder, projector, llm, image_token_id=shape.llm.vocab_size)
+
+
+def quantize(llm: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+    """Every linear layer but the head as bitsandbytes' NF4 with double quantisation, in place, one after another."""
+    import bitsandbytes as bnb
+
+    head = llm.get_output_embeddings()
+    for name in [name for name, m in llm.named_modules() if isinstance(m, nn.Linear) and m is not head]:
+        layer = llm.get_submodule(name)
+        packed = bnb.nn.Linear4bit(
+            layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4",
+            compress_statistics=True, device="meta",
+        )  # fmt: skip
+        packed.weight = bnb.nn.Params4bit(
+            layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+        )
+        parent, _, last = name.rpartition(".")
+        setattr(llm.get_submodule(parent), last, packed.to(device))  # this packs it
+    llm.is_loaded_in_4bit = True  # what peft asks
+    keep_gradients_on_cpu(llm)
+
+
+class RandomSamples(Dataset[Sample]):
+    """Samples of random tokens and numbers, with the lengths of `MIXTURE`.
+
+    Args:
+        num_patches: image tokens of a picture.
+        count: of samples.
+    """
+
+    def __init__(self, shape: Shape, num_patches: int, count: int) -> None:
+        self.shape, self.num_patches = shape, num_patches
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.tensor([float(source[0]) for source in MIXTURE.values()])
+        drawn = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+        sources = [list(MIXTURE.values())[number] for number in drawn]
+        noise = torch.randn(count, generator=generator).tolist()
+        self.pictures = [int(source[1]) for source in sources]
+        self.texts = [
+            max(8, min(round(shape.text_scale * source[2] * 2.718281828 ** (source[3] * z)), MAX_LENGTH - num_patches))
+            for source, z in zip(sources, noise, strict=True)
+        ]
+        self.supervised = [max(1, round(s[4] * text)) for s, text in zip(sources, self.texts, strict=True)]
+        self.lengths = [t + p * num_patches for t, p in zip(self.texts, self.pictures, strict=True)]
+        side = shape.encoder.image_size
+        self.picture = torch.randn(1, 3, side, side, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Sample:
+        vocabulary = self.shape.llm.vocab_size
+        text = torch.randint(3, vocabulary, (self.texts[index],), generator=torch.Generator().manual_seed(index))
+        image = torch.full((self.pictures[index] * self.num_patches,), vocabulary)
+        input_ids = torch.cat([image, text])
+        labels: Tensor = input_ids.clone()
+        labels[: len(input_ids) - self.supervised[index]] = IGNORED
+        pixels = Pixels.one_view_each(self.picture) if self.pictures[index] else None
+        return Sample(str(index), input_ids, labels, pixels)
+
+
+class Meter(Hook):
+    """Notes what the steps after the first ones gave, the seconds they took together, and the peak of memory."""
+
+    def __init__(self, warmup: int, device: torch.device) -> None:
+        self.warmup, self.device = warmup, device
+        self.results: list[StepResult] = []
+        self.first_loss = 0.0
+        self._start = 0.0
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Start the clock once what was asked of the device before is done."""
+        if batch_idx == self.warmup:
+            self._wait()
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            self._start = time.perf_counter()
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Keep the step."""
+        if outputs.skipped:
+            raise SystemExit(f"Step {batch_idx + 1} was skipped (loss {outputs.loss}): no figures.")
+        if batch_idx == 0:
+            self.first_loss = outputs.loss
+        if batch_idx >= self.warmup:
+            self.results.append(replace(outputs, bad_samples=()))
+
+    def after_train(self, runner: Any) -> None:
+        """Stop the clock."""
+        self._wait()
+        self.seconds = time.perf_counter() - self._start
+        if self.device.type == "cuda":
+            self.peak_bytes = float(torch.cuda.max_memory_allocated(self.device))
+        else:
+            self.peak_bytes = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the whole process so far
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def count_flop(model: VisionLanguageModel, tokens: int, supervised: int, images: int) -> float:
+    """The formula at the top of this file."""
+    head = model.llm.get_output_embeddings()
+    linear = [m for m in model.llm.modules() if isinstance(m, nn.Linear) and m is not head]
+    adapters = sum(p.numel() for p in model.llm.parameters() if p.requires_grad)
+    frozen = sum(m.in_features * m.out_features for m in linear) - adapters
+    encoder, projector = model.vision_encoder, model.projector
+    seen = sum(m.weight.numel() for m in encoder.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    projected = sum(p.numel() for p in projector.parameters())
+    positions = encoder.num_patches + encoder.num_dropped
+    of_image = positions * 2 * seen + encoder.num_patches * 6 * projected
+    of_head = 4 * head.in_features * head.out_features
+    return float(tokens * (4 * frozen + 6 * adapters) + supervised * of_head + images * of_image)
+
+
+if __name__ == "__main__":
+    main()
