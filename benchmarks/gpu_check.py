@@ -27,6 +27,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ from vlmtool.data.dataset import Sample
 from vlmtool.data.render import IGNORED
 from vlmtool.data.sampler import Share, StepPlan
 from vlmtool.engine.build import runner_arguments
-from vlmtool.engine.device import pick_device
+from vlmtool.engine.device import autocast, compute_dtype, pick_device
 from vlmtool.engine.feed import Feed
 from vlmtool.engine.loop import StepResult
 from vlmtool.engine.runner import VlmRunner
+from vlmtool.engine.strategies.choose import make_strategy
 from vlmtool.engine.trainable import check_trainable
 from vlmtool.models.build import build_projector
 from vlmtool.models.encoders.reading import Reading
@@ -166,7 +168,9 @@ def measure(
     feed: Any = Feed(None, None, collate, samples, [], None, None, plan, steps)  # type: ignore[arg-type]
     meter = Meter(arguments.warmup, device)
     with tempfile.TemporaryDirectory() as folder:
-        given = runner_arguments(recipe, Path(folder), model, feed, device)
+        dtype = compute_dtype(recipe.runtime.dtype, device)
+        strategy = make_strategy(recipe, device, partial(autocast, device, dtype))
+        given = runner_arguments(recipe, Path(folder), model, feed, strategy, dtype)
         hooks = {**given["default_hooks"], "checkpoint": None}  # a checkpoint of adapters would be a gigabyte
         given |= {"default_hooks": hooks, "custom_hooks": [meter], "model": model}
         runner = VlmRunner(**given, meta={"forced": []}, device=device, launcher="none", experiment_name="gpu_check")

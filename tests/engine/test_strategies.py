@@ -16,6 +16,8 @@ from vlmtool.models.folder import load_tensors
 
 LORA = "llm.lora=dict(r=8, alpha=16)"  # no dropout: equalities
 STRATEGIES = ("ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
+WHOLE = ["llm.lora=None", "llm.freeze=False", "vision_encoder.freeze=False", "vision_encoder.lr=1e-5"]
+"""All weights, of which the encoder's last norm, behind the layer that is read, gets no gradient."""
 RELEASING = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
 """As a large model is trained: by itself stage 3 cuts no weight of less than 100,000 elements."""
 
@@ -42,8 +44,12 @@ def test_losses_weights_and_resumed_runs_equal_those_of_one_process(run, small, 
         runs += [[folder, overrides, None], [f"{folder}_again", overrides, f"{folder}/iter_2.pth"]]
     exploding = [*runs[-1][1], "schedule.max_loss=0.01"]
     runs += [["from_fsdp2", two, "fsdp2/iter_2.pth"], ["exploded", exploding, f"{file.stem}/iter_2.pth"]]
+    whole = [*WHOLE, "schedule.max_steps=2"]
+    runs.append(["whole", [*whole, "schedule.batch_size=1", "schedule.accumulation=3"], None])
     done = on_two(tmp_path, small, runs, 29640)
     assert done.returncode == 0, done.stderr[-6000:]
+    whole_in_one = run("whole_in_one", *whole, "schedule.batch_size=2", "schedule.accumulation=3")
+    assert losses(tmp_path / "whole") == pytest.approx(losses(whole_in_one), rel=1e-5)
     expected = read_checkpoint(one / "iter_4.pth").state_dict
     held_out = log_rows(one, "val_log.jsonl")[4]["val_loss"]
     for name in (*STRATEGIES, file.stem):
@@ -85,6 +91,7 @@ WAYS = {
         "llm.lora=None", "llm.freeze=False", "vision_encoder.lora=dict(r=4, alpha=8)", "vision_encoder.freeze=None",
         "vision_encoder.lr=1e-5",
     ],
+    "whole": WHOLE,
     "dora": ["llm.lora=dict(r=8, alpha=16, dora=True)"],
     "prefix": ["llm.lora=None", "llm.freeze=None", "llm.prefix=dict(num_tokens=3)"],
     "tiles": [LORA, "vision_encoder.tiles=((1, 2), (2, 1))", "data.pad_to_square=False"],

@@ -12,7 +12,12 @@ import pytest
 from vlmtool.pipeline.command import run_command
 
 ROOT = Path(__file__).parents[2]
-PARENT = "import sys\nfrom vlmtool.pipeline.command import run_command\nsys.exit(run_command(['x']))\n"
+PARENT = """
+import signal, sys
+from vlmtool.pipeline.command import run_command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without it
+sys.exit(run_command(['x']))
+"""
 # Stands for the program: found first, as the folder in which the pipeline was started comes first.
 CHILD = """
 import signal, sys, time

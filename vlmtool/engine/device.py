@@ -1,7 +1,8 @@
 """Which device and number types a process uses."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -52,6 +53,16 @@ def start_process_group(
         store.set_timeout(COLLECTIVE_TIMEOUT)
         store = dist.PrefixStore("default_pg", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
+
+
+@contextmanager
+def group_of_one_ends() -> Iterator[None]:
+    """What was made for this process alone is gone after the block: the next training may want none."""
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and dist.get_world_size() == 1:
+            dist.destroy_process_group()
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

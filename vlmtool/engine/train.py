@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vlmtool.data.dataset import ScanReport
 from vlmtool.engine.build import Prepared, build_runner
+from vlmtool.engine.device import group_of_one_ends
 from vlmtool.engine.feed import LearnedSet
 from vlmtool.engine.first_look import check_paths
 from vlmtool.engine.loop import SKIPPED_FILE
@@ -54,7 +55,7 @@ def train(
     for line in start_warnings(recipe, folder):
         if is_main():
             err().print(clean(line))
-    with following_launcher(), losing_peers(), locked(folder):
+    with following_launcher(), losing_peers(), group_of_one_ends(), locked(folder):
         start = resume_from or (last_checkpoint(folder) if resume else None)
         _tidy(folder, start)
         prepared = build_runner(recipe, name, folder, launcher, start, force)
@@ -82,20 +83,21 @@ class WriteRecipe(Hook):
 
 
 def _tidy(folder: Path, start: Path | None) -> None:
-    """Make room for a run that goes on from `start`.
+    """Make room for a run that goes on from `start`; the main rank, which holds the lock, does it for all.
 
     Raises:
         UsageError: the folder holds another run.
     """
+    if not is_main():
+        return
     if not lies_in(folder, start) and (newest := last_checkpoint(folder)) is not None:
         raise UsageError(
             f"--work-dir {folder}: holds a run already, up to {newest.name}.\n"
             f"{'Give --resume alone' if start else 'Add --resume'} to go on with it, or give another --work-dir."
         )
-    if is_main():
-        sweep(folder)
-        if not lies_in(folder, start):
-            set_logs_aside(folder)
+    sweep(folder)
+    if not lies_in(folder, start):
+        set_logs_aside(folder)
 
 
 def _run(prepared: Prepared, folder: Path) -> Path:

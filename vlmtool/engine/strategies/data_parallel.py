@@ -51,7 +51,11 @@ class DataParallel:
         # DDP's own start would copy every frozen weight over itself too: each process would hold all of them in its own
         # memory, where they can be pages of the file that all share.
         share_trained(vlm)
-        return DistributedDataParallel(vlm, device_ids=device_ids, broadcast_buffers=False, init_sync=False)
+        # Of a fully trained encoder, what follows the layer that is read (its last norm) never gets a gradient.
+        is_whole = all(p.requires_grad for p in vlm.vision_encoder.parameters())
+        return DistributedDataParallel(
+            vlm, device_ids=device_ids, broadcast_buffers=False, init_sync=False, find_unused_parameters=is_whole
+        )
 
     def micro_batch(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """Around the passes of one micro-batch: gradients are reduced with the last one of a step."""
