@@ -13,11 +13,8 @@ from vlmtool.engine.run_folder import sweep
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.utils.errors import UsageError
 
-ENDLESS = (
-    "schedule.max_steps=100000",
-    "schedule.save_every=None",
-    "schedule.save_epochs=False",
-)  # and without a checkpoint
+# And without a checkpoint.
+ENDLESS = ("schedule.max_steps=100000", "schedule.save_every=None", "schedule.save_epochs=False")
 
 
 @pytest.mark.parametrize("more", [[], pytest.param(["--resume"], marks=pytest.mark.soak)])
