@@ -23,8 +23,10 @@ def environment(processes: int = 1, port: int = 0, **more: str) -> dict[str, str
 
 
 def wait_for_step(log: Path, step: int, run: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 300
     while not (log.is_file() and any(row["step"] >= step for row in read_log(log))):
         assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < end, f"no step {step}"
         time.sleep(0.05)
 
 

@@ -112,7 +112,8 @@ def test_a_slurm_tasks_own_error_is_told(small, tmp_path):
 NETWORKS = """
 ip link set lo up
 unshare -n sleep 600 & far=$!
-until ip link add near type veth peer name far netns $far 2> /dev/null; do sleep 0.1; done
+until [ "$(readlink /proc/$far/ns/net)" != "$(readlink /proc/$$/ns/net)" ]; do sleep 0.1; done
+ip link add near type veth peer name far netns $far
 ip addr add 10.77.0.1/24 dev near && ip link set near up
 nsenter -t $far -n sh -c 'ip link set lo up; ip addr add 10.77.0.2/24 dev far && ip link set far up'
 folder=$1; shift
