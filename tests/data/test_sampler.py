@@ -12,12 +12,8 @@ def plan(num_samples=23, batch_size=1, accumulation=1, world_size=1, **options) 
 
 def step_of(chosen: StepPlan, step: int) -> list[int]:
     """Every sample of a step: all micro-batches of all ranks."""
-    return [
-        index
-        for number in range(chosen.accumulation)
-        for rank in range(chosen.world_size)
-        for index in chosen.micro_batch(step, rank, number)
-    ]
+    everyones = zip(*(chosen.micro_batches(step, rank) for rank in range(chosen.world_size)), strict=True)
+    return [index for ranks in everyones for batch in ranks for index in batch]
 
 
 @pytest.mark.parametrize("by_length", [False, True])

@@ -26,6 +26,8 @@ class Batch:
     """Samples that could not be used, whose place others took."""
     lengths: tuple[int, ...] | None = None
     """Tokens of each sample, padding not counted; None where they were not noted."""
+    is_packed: bool = False
+    """The samples lie in one row, one behind the other: B is 1, and nothing is padded."""
 
     @property
     def num_supervised(self) -> int:
@@ -64,17 +66,31 @@ class Batch:
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads samples to a batch and refuses one that would train on nothing or on image tokens."""
+    """Makes samples a batch, padded or packed, and refuses one that would train on nothing or on image tokens."""
 
     pad_token_id: int
     image_token_id: int
+    packs: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        input_ids = pad_sequence([s.input_ids for s in samples], batch_first=True, padding_value=self.pad_token_id)
-        labels = pad_sequence([s.labels for s in samples], batch_first=True, padding_value=IGNORED)
+        rows = [s.input_ids for s in samples], [s.labels for s in samples]
+        input_ids, labels = _packed(*rows) if self.packs else _padded(*rows, self.pad_token_id)
         pixels = [s.pixels for s in samples if s.pixels is not None]
         ids = tuple(s.id for s in samples)
         assert_trainable(labels, input_ids, self.image_token_id, ids)
         lengths = tuple(len(s.input_ids) for s in samples)
         bad = tuple(sample for s in samples for sample in s.replaced)
-        return Batch(ids, input_ids, labels, Pixels.joined(pixels) if pixels else None, sum(lengths), bad, lengths)
+        joined = Pixels.joined(pixels) if pixels else None
+        return Batch(ids, input_ids, labels, joined, sum(lengths), bad, lengths, self.packs)
+
+
+def _padded(input_ids: list[Tensor], labels: list[Tensor], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """(B, T), T of the longest."""
+    padded = pad_sequence(input_ids, batch_first=True, padding_value=pad_token_id)
+    return padded, pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+
+
+def _packed(input_ids: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(1, T), T of all; the end of a sample is not asked for the first token of the next."""
+    nothing = torch.tensor([IGNORED])
+    return torch.cat(input_ids)[None], torch.cat([part for row in labels for part in (nothing, row[1:])])[None]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from vlmtool.data.packing import pack
+
 WINDOW = 50  # steps whose samples are sorted by length together: enough for even batches, little enough to stay random
 
 
@@ -32,7 +34,9 @@ class StepPlan:
 
     Args:
         shares: of the sets, whose samples are numbered one set after another.
-        lengths: tokens per sample; only read where `by_length`.
+        lengths: tokens per sample; only read where `by_length` or `pack_to`.
+        pack_to: tokens that a micro-batch may hold. A step keeps its samples; they are shared out by their lengths over
+            as few micro-batches as that allows. None: `accumulation` micro-batches of `batch_size`.
     """
 
     shares: tuple[Share, ...]
@@ -42,6 +46,7 @@ class StepPlan:
     seed: int
     lengths: tuple[int, ...] = ()
     by_length: bool = False
+    pack_to: int | None = None
     _orders: dict[int, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -63,10 +68,14 @@ class StepPlan:
         """Optimiser steps that make so many epochs; the last one may begin another."""
         return max(1, -(-int(round(self.epoch_size * epochs)) // self.step_size))
 
-    def micro_batch(self, step: int, rank: int, number: int) -> list[int]:
-        """Dataset indices of one micro-batch."""
-        first = step * self.step_size + (number * self.world_size + rank) * self.batch_size
-        return [self._at(position) for position in range(first, first + self.batch_size)]
+    def micro_batches(self, step: int, rank: int) -> list[list[int]]:
+        """Dataset indices of a rank's micro-batches of a step; every rank has as many."""
+        samples = self.step_samples(step)
+        if self.pack_to is not None:
+            packed = pack([self.lengths[index] for index in samples], self.pack_to, self.world_size)
+            return [[samples[place] for place in ranks[rank]] for ranks in packed]
+        size, everyone = self.batch_size, self.batch_size * self.world_size
+        return [samples[first : first + size] for first in range(rank * size, self.step_size, everyone)]
 
     def step_samples(self, step: int) -> list[int]:
         """Dataset indices of a whole step, over all ranks and micro-batches."""
@@ -125,9 +134,9 @@ class StepSampler(Sampler[list[int]]):
         self.plan, self.rank, self.first_step, self.last_step = plan, rank, first_step, last_step
 
     def __len__(self) -> int:
+        """At most so many; packed steps have fewer."""
         return (self.last_step - self.first_step) * self.plan.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.last_step):
-            for number in range(self.plan.accumulation):
-                yield self.plan.micro_batch(step, self.rank, number)
+            yield from self.plan.micro_batches(step, self.rank)

@@ -35,6 +35,7 @@ from vlmtool.models.build import build_beside, build_llm, build_projector, build
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.imports.fit import ImportReport
+from vlmtool.models.packed_attention import take_packed_rows
 from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
@@ -139,6 +140,8 @@ def build_model(
         projector_section.type, encoder.hidden_size, width, projector_section.options, projector_section.freeze, device,
         row_end=bool(recipe.vision_encoder.tiles),
     )  # fmt: skip
+    if recipe.schedule.pack_to is not None:
+        take_packed_rows(llm)
     if recipe.runtime.activation_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)

@@ -34,7 +34,6 @@ def _stepping(recipe: Recipe, steps: int | None, use_scaler: bool) -> dict[str, 
         "train_cfg": {
             "type": f"{PACKAGE}.loop.StepLoop",
             "max_steps": steps,
-            "accumulation": schedule.accumulation,
             "max_loss": schedule.max_loss,
             "max_skipped": schedule.max_skipped,
         },

@@ -60,12 +60,13 @@ def build_feed(recipe: Recipe, renderer: Renderer, transform: ImageTransform) ->
     if recipe.held_out_set is not None:
         held_out = build_dataset(recipe, recipe.held_out_set, renderer, transform)
         held_out_scan = held_out.scan("Reading validation samples")
-    by_length = recipe.data.sampler == "length"
-    plan = step_plan(recipe, dataset.sizes, world_size(), tuple(dataset.lengths) if by_length else ())
+    counts = recipe.data.sampler == "length" or recipe.schedule.pack_to is not None
+    plan = step_plan(recipe, dataset.sizes, world_size(), tuple(dataset.lengths) if counts else ())
     drawn = zip(dataset.parts, scans, plan.shares, strict=True)
     sets = [LearnedSet(part.name, scan, share.drawn) for part, scan, share in drawn]
     steps = recipe.schedule.max_steps or plan.steps(recipe.schedule.epochs)
-    collate = Collator(renderer.tokenizer.pad_token_id or 0, renderer.image_token_id)
+    packs = recipe.schedule.pack_to is not None
+    collate = Collator(renderer.tokenizer.pad_token_id or 0, renderer.image_token_id, packs)
     return Feed(renderer, transform, collate, dataset, sets, held_out, held_out_scan, plan, steps)
 
 
@@ -118,6 +119,7 @@ def step_plan(recipe: Recipe, sizes: Sequence[int], num_processes: int, lengths:
         seed=recipe.runtime.seed,
         lengths=lengths,
         by_length=recipe.data.sampler == "length",
+        pack_to=recipe.schedule.pack_to,
     )
 
 

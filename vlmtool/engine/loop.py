@@ -13,7 +13,7 @@ from vlmtool.data.collate import Batch
 from vlmtool.data.dataset import BadSample
 from vlmtool.engine.batches import draw, workers_of
 from vlmtool.engine.signals import Stopped, StopSignals, agreed
-from vlmtool.utils.distributed import gather_lists, sum_over_ranks, world_size
+from vlmtool.utils.distributed import gather_lists, rank, sum_over_ranks, world_size
 from vlmtool.utils.errors import VlmtoolError
 
 SKIPPED_FILE = "skipped_steps.jsonl"
@@ -49,7 +49,6 @@ class StepLoop(BaseLoop):
 
     Args:
         max_steps: optimiser steps of the whole run.
-        accumulation: micro-batches per step and rank.
         max_loss: a step with a higher loss is skipped; None: twice the loss of a blind guess, 2 ln(vocabulary).
         max_skipped: so many skipped steps in a row end the run.
     """
@@ -59,14 +58,12 @@ class StepLoop(BaseLoop):
         runner: Any,
         dataloader: Any,
         max_steps: int,
-        accumulation: int,
         max_loss: float | None = None,
         max_skipped: int = 10,
     ) -> None:
         super().__init__(runner, dataloader)
         self.max_iters = max_steps
         self.max_epochs = 1  # mmengine asks for it; epochs are counted from the samples seen
-        self.accumulation = accumulation
         self.max_loss = max_loss or 2 * math.log(runner.vlm.llm.config.get_text_config().vocab_size)
         self.max_skipped = max_skipped
         self.skipped_in_a_row = 0
@@ -136,14 +133,15 @@ class StepLoop(BaseLoop):
         """One optimiser step; where its loss or its gradient is unusable the weights stay as they were."""
         start = time.perf_counter()
         self._enter("drawing data")
-        micro_batches = [draw(batches) for _ in range(self.accumulation)]
+        plan = self.dataloader.batch_sampler.plan
+        micro_batches = [draw(batches) for _ in plan.micro_batches(self._iter, rank())]
         waited = time.perf_counter() - start
         counts = self._count(micro_batches, signals)
         strategy = self.runner.strategy
         total = torch.zeros((), dtype=torch.float64, device=self.runner.device)
         loss, is_usable = math.nan, True
         for number, batch in enumerate(micro_batches, start=1):
-            is_last = number == self.accumulation
+            is_last = number == len(micro_batches)
             with strategy.micro_batch(self.runner.model, is_last):
                 part = self._forward(batch.to(self.runner.device))
                 total += part.detach().double()
@@ -187,7 +185,7 @@ class StepLoop(BaseLoop):
         self._enter("forward pass")
         with self.runner.strategy.autocast():
             loss: torch.Tensor = self.runner.model(
-                batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths
+                batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths, packed=batch.is_packed
             ).total
         return loss
 

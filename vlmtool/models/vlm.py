@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.llm import head_at
 from vlmtool.models.noise import add_neftune_noise
+from vlmtool.models.packed_attention import packed_inputs
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.splice import splice_image_embeds
 from vlmtool.models.tiles import put_together
@@ -83,6 +84,7 @@ class VisionLanguageModel(nn.Module):
         pixels: Pixels | None = None,
         attention_mask: Tensor | None = None,
         lengths: Sequence[int] | None = None,
+        packed: bool = False,
     ) -> Loss:
         """Loss of a batch, summed over its supervised tokens; logits are made at those positions only.
 
@@ -91,22 +93,24 @@ class VisionLanguageModel(nn.Module):
             labels: (B, T), -100 where not supervised.
             pixels: of the images in reading order, or None without images.
             attention_mask: (B, T); not needed for right padding, where causality already hides what follows.
-            lengths: tokens of each row, padding not counted; T for all unless given. Noise is measured by them.
+            lengths: tokens of each sample, padding not counted; T for all unless given. Noise is measured by them.
+            packed: the samples lie in one row, one behind the other (`models/packed_attention.py`).
         """
+        lengths = lengths or [input_ids.shape[1]] * len(input_ids)
         image_embeds = self.encode_images(pixels) if pixels is not None else []
         nothing = self._touch_unused(image_embeds)
         inputs_embeds = self.embed(input_ids, image_embeds)
         if self.blank is not None:  # gradients too must take the way they take with images
             inputs_embeds = inputs_embeds + nothing
         if self.training and self.neftune_alpha is not None:
-            lengths = lengths or [input_ids.shape[1]] * len(input_ids)
             is_text = input_ids != self.image_token_id
-            inputs_embeds = add_neftune_noise(inputs_embeds, is_text, lengths, self.neftune_alpha)
+            inputs_embeds = add_neftune_noise(inputs_embeds, is_text, lengths, self.neftune_alpha, packed)
         targets = labels[:, 1:]
         supervised = targets != IGNORED
         # The last position predicts nothing.
+        around = packed_inputs(lengths, input_ids.device) if packed else {"attention_mask": attention_mask}
         with head_at(self.llm, nn.functional.pad(supervised, (0, 1))):
-            logits = self.llm(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
+            logits = self.llm(inputs_embeds=inputs_embeds, use_cache=False, **around).logits
         total = cross_entropy(logits[0].float(), targets[supervised], reduction="sum")
         return Loss(total + nothing, supervised.sum())
 

@@ -81,6 +81,9 @@ class Schedule(Section):
     """Samples per device and micro-batch."""
     accumulation: int = Field(1, gt=0)
     """Micro-batches per optimiser step."""
+    pack_to: int | None = Field(None, gt=0)
+    """Tokens per device and pass. The samples of a step, batch_size × accumulation on each device, are then laid one
+    behind the other into as few rows of at most so many tokens as they fit, without padding; no number changes."""
     optimizer: str = "torch.optim.AdamW"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
@@ -188,6 +191,15 @@ class Recipe(Section):
     def _something_is_trained(self) -> "Recipe":
         if self.llm.is_frozen and self.vision_encoder.is_frozen and self.projector.freeze:
             raise ValueError("trains nothing: every part is frozen")
+        return self
+
+    @model_validator(mode="after")
+    def _packing_fits(self) -> "Recipe":
+        pack_to, longest = self.schedule.pack_to, self.data.max_length
+        if pack_to is not None and self.llm.prefix is not None:
+            raise ValueError("has llm.prefix, which stands before a row once: leave `schedule.pack_to` out")
+        if pack_to is not None and pack_to < longest:
+            raise ValueError(f"has schedule.pack_to={pack_to} below data.max_length={longest}: one sample must fit")
         return self
 
     @model_validator(mode="after")

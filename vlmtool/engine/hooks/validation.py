@@ -76,7 +76,7 @@ def validation_loss(runner: Any, loader: DataLoader[Any]) -> tuple[float, list[B
         runner.watch.enter(runner.iter - 1, "validating")
         batch = batch.to(runner.device)
         with runner.autocast():
-            loss = model(batch.input_ids, batch.labels, batch.pixels)
+            loss = model(batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths, packed=batch.is_packed)
         if not counts:
             continue
         total += loss.total.item()
