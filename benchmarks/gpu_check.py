@@ -15,9 +15,7 @@ the head, I pictures of P patches with CLS in the encoder, E its weights up to t
 2), Q image tokens, R weights of the projector. Embedding tables, norms and the products inside attention (about 2 % at
 these lengths) are left out, and what activation checkpointing computes a second time is not counted.
 
-Lengths: `MIXTURE` has the sources of LLaVA-1.5's 665k mixture with the number of records of each, from table 7 of its
-paper (https://arxiv.org/abs/2310.03744). Tokens of text per record are drawn from a log-normal around the median given
-there, which is an assumption on turns and words of each source, not a count; so is the share that is supervised.
+Lengths are those of `mixture.py`.
 """
 
 import argparse
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mixture import MAX_LENGTH, draw
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -57,21 +56,6 @@ from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.load import parse_recipe
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.pixels import Pixels
-
-# Source: thousands of records, whether they have a picture, median of text tokens, their spread, supervised share.
-MIXTURE = {
-    "LLaVA instructions": (158, True, 230, 0.5, 0.75),
-    "ShareGPT": (40, False, 900, 0.8, 0.8),
-    "VQAv2": (83, True, 130, 0.5, 0.15),
-    "GQA": (72, True, 160, 0.4, 0.15),
-    "OKVQA": (9, True, 60, 0.4, 0.15),
-    "OCR-VQA": (80, True, 120, 0.3, 0.3),
-    "A-OKVQA": (66, True, 100, 0.3, 0.1),
-    "TextCaps": (22, True, 70, 0.2, 0.25),
-    "RefCOCO": (48, True, 190, 0.4, 0.4),
-    "Visual Genome": (86, True, 350, 0.4, 0.45),
-}
-MAX_LENGTH = 2048
 
 
 @dataclass(frozen=True)
@@ -179,7 +163,7 @@ def measure(
         except torch.cuda.OutOfMemoryError as error:
             raise SystemExit(f"{name}: out of memory; --batch-size {arguments.batch_size} is too large.") from error
     counted = meter.results
-    images = sum(samples.pictures[i] for step in range(arguments.warmup, steps) for i in plan.step_samples(step))
+    images = sum(samples.drawn[i].pictures for step in range(arguments.warmup, steps) for i in plan.step_samples(step))
     flop = count_flop(model, sum(r.num_tokens for r in counted), sum(r.num_supervised for r in counted), images)
     return Figures(
         name,
@@ -244,7 +228,7 @@ def quantize(llm: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> 
 
 
 class RandomSamples(Dataset[Sample]):
-    """Samples of random tokens and numbers, with the lengths of `MIXTURE`.
+    """Samples of random tokens and numbers, with the lengths of `mixture.py`.
 
     Args:
         num_patches: image tokens of a picture.
@@ -253,18 +237,9 @@ class RandomSamples(Dataset[Sample]):
 
     def __init__(self, shape: Shape, num_patches: int, count: int) -> None:
         self.shape, self.num_patches = shape, num_patches
+        self.drawn = draw(count, num_patches, shape.text_scale)
+        self.lengths = [one.text + one.pictures * num_patches for one in self.drawn]
         generator = torch.Generator().manual_seed(0)
-        weights = torch.tensor([float(source[0]) for source in MIXTURE.values()])
-        drawn = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
-        sources = [list(MIXTURE.values())[number] for number in drawn]
-        noise = torch.randn(count, generator=generator).tolist()
-        self.pictures = [int(source[1]) for source in sources]
-        self.texts = [
-            max(8, min(round(shape.text_scale * source[2] * 2.718281828 ** (source[3] * z)), MAX_LENGTH - num_patches))
-            for source, z in zip(sources, noise, strict=True)
-        ]
-        self.supervised = [max(1, round(s[4] * text)) for s, text in zip(sources, self.texts, strict=True)]
-        self.lengths = [t + p * num_patches for t, p in zip(self.texts, self.pictures, strict=True)]
         side = shape.encoder.image_size
         self.picture = torch.randn(1, 3, side, side, generator=generator)
 
@@ -272,13 +247,13 @@ class RandomSamples(Dataset[Sample]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Sample:
-        vocabulary = self.shape.llm.vocab_size
-        text = torch.randint(3, vocabulary, (self.texts[index],), generator=torch.Generator().manual_seed(index))
-        image = torch.full((self.pictures[index] * self.num_patches,), vocabulary)
+        vocabulary, drawn = self.shape.llm.vocab_size, self.drawn[index]
+        text = torch.randint(3, vocabulary, (drawn.text,), generator=torch.Generator().manual_seed(index))
+        image = torch.full((drawn.pictures * self.num_patches,), vocabulary)
         input_ids = torch.cat([image, text])
         labels: Tensor = input_ids.clone()
-        labels[: len(input_ids) - self.supervised[index]] = IGNORED
-        pixels = Pixels.one_view_each(self.picture) if self.pictures[index] else None
+        labels[: len(input_ids) - drawn.supervised] = IGNORED
+        pixels = Pixels.one_view_each(self.picture) if drawn.pictures else None
         return Sample(str(index), input_ids, labels, pixels)
 
 

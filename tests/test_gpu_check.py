@@ -17,6 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def gpu_check() -> ModuleType:
+    sys.path.insert(0, str(FILE.parent))  # as `python benchmarks/gpu_check.py` has it
     spec = importlib.util.spec_from_file_location("gpu_check", FILE)
     module = importlib.util.module_from_spec(spec)
     sys.modules["gpu_check"] = module  # dataclasses look their module up
@@ -48,8 +49,9 @@ def test_the_formula_counts_what_torch_counts(gpu_check):
     recipe = gpu_check.make_recipe(shape, None, count)
     model = gpu_check.make_model(shape, recipe, CPU)
     model.llm.gradient_checkpointing_disable()
+
     samples = gpu_check.RandomSamples(shape, model.vision_encoder.num_patches, 40)
-    chosen = [i for i in range(40) if samples.pictures[i]][:count]
+    chosen = [i for i in range(40) if samples.drawn[i].pictures][:count]
     batch = Collator(0, model.image_token_id)([samples[i] for i in chosen])
     with FlopCounterMode(display=False) as counter:
         loss = model.train()(batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths)
@@ -62,10 +64,13 @@ def test_the_formula_counts_what_torch_counts(gpu_check):
 
 
 def test_lengths_are_those_that_are_stated(gpu_check):
+    from mixture import MIXTURE  # where the fixture finds it
+
     samples = gpu_check.RandomSamples(gpu_check.FULL, 576, 4000)
-    share = sum(source[0] for source in gpu_check.MIXTURE.values() if source[1]) / 664
-    assert sum(samples.pictures) / 4000 == pytest.approx(share, abs=0.02)
+    share = sum(source[0] for source in MIXTURE.values() if source[1]) / 664
+    assert sum(drawn.pictures for drawn in samples.drawn) / 4000 == pytest.approx(share, abs=0.02)
     assert max(samples.lengths) <= gpu_check.MAX_LENGTH
-    sample = samples[samples.pictures.index(1)]
-    assert int((sample.input_ids == 32000).sum()) == 576 and len(sample.input_ids) == samples.lengths[int(sample.id)]
-    assert int((sample.labels != -100).sum()) == samples.supervised[int(sample.id)]
+    number = [drawn.pictures for drawn in samples.drawn].index(1)
+    sample = samples[number]
+    assert int((sample.input_ids == 32000).sum()) == 576 and len(sample.input_ids) == samples.lengths[number]
+    assert int((sample.labels != -100).sum()) == samples.drawn[number].supervised
