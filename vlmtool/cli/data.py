@@ -1,4 +1,4 @@
-"""`vlmtool data check | preview`: what is wrong with the training data, and how the model sees it."""
+"""`vlmtool data check | preview | cache`: what is wrong with the training data, how the model sees it, and how fast."""
 
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -90,6 +90,16 @@ def preview(
         for conversation in conversations:
             shown = preview_sample(conversation, *own, recipe.data.max_length)
             console.print(_sample_text(shown, coloured=console.is_terminal and not console.no_color))
+
+
+def cache(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Keep the features of every picture, so that training need not encode them; killed, the same command goes on."""
+    from vlmtool.engine.cache_features import cache_features, told
+    from vlmtool.recipe.load import load_recipe
+    from vlmtool.utils.terminal import out
+
+    for line in told(cache_features(load_recipe(config, overrides or []))):
+        out().print(clean(line), soft_wrap=True)
 
 
 def _showing(recipe: "Recipe") -> "tuple[Renderer, ImageTransform]":

@@ -66,6 +66,7 @@ config_group.command("copy")(config.copy)
 data_group = _group("data", "Check, convert and fetch training data, and see it as the model will.")
 data_group.command("check")(data.check)
 data_group.command("preview")(data.preview)
+data_group.command("cache")(data.cache)
 data_group.command("convert")(data_convert.convert)
 data_group.command("fetch")(data_fetch.fetch)
 

@@ -29,6 +29,9 @@ class Views(Protocol):
     def num_tokens(self, size: Size) -> int:
         """Image tokens of a picture."""
 
+    def num_views(self, size: Size) -> int:
+        """What the encoder sees of a picture."""
+
     def __call__(self, pictures: Sequence[PILImage.Image]) -> Pixels:
         """One or more pictures, upright and in RGB."""
 
@@ -52,6 +55,10 @@ class OneView:
     def num_tokens(self, size: Size) -> int:
         """The same for each."""
         return self.tokens
+
+    def num_views(self, size: Size) -> int:
+        """The picture itself."""
+        return 1
 
     def __call__(self, pictures: Sequence[PILImage.Image]) -> Pixels:
         """(I, 3, H, W)."""
@@ -95,6 +102,12 @@ class TiledViews:
         width, height = size
         return num_tiled_tokens(height, width, best_grid(height, width, self.grids, self.side), self.token_side)
 
+    def num_views(self, size: Size) -> int:
+        """The whole and its tiles."""
+        width, height = size
+        rows, columns = best_grid(height, width, self.grids, self.side)
+        return 1 + rows * columns
+
     def __call__(self, pictures: Sequence[PILImage.Image]) -> Pixels:
         """(V, 3, side, side): for each picture the whole, then its tiles row by row."""
         views, layouts = [], []
@@ -134,6 +147,10 @@ class NativeViews:
         patch = self.processor.patch_size
         scaled = get_image_size_for_max_num_patches(height, width, patch, self.max_patches)
         return self._num_tokens((scaled[0] // patch) * (scaled[1] // patch))
+
+    def num_views(self, size: Size) -> int:
+        """The picture itself."""
+        return 1
 
     def __call__(self, pictures: Sequence[PILImage.Image]) -> Pixels:
         """(I, P, 3·p·p), cut after the longest row of patches."""

@@ -17,6 +17,7 @@ from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import image_token_id, load_tokenizer
 from vlmtool.engine.device import autocast, compute_dtype, pick_device, start_process_group, weight_dtype
 from vlmtool.engine.expand import expand
+from vlmtool.engine.features import open_store, tell_features
 from vlmtool.engine.feed import Feed, LearnedSet, build_feed, held_out_loader, train_loader
 from vlmtool.engine.hooks.benchmark import BenchmarkHook, open_benchmarks
 from vlmtool.engine.hooks.samples import SamplesHook
@@ -56,6 +57,8 @@ class Prepared:
     """Names of weights taken from the stage before."""
     imported: ImportReport | None = None
     """What became of the weights of another tool that the run starts from."""
+    features: str | None = None
+    """What the kept features take and save; None where none are kept."""
 
 
 def build_runner(
@@ -89,7 +92,11 @@ def build_runner(
     start = start_stage(model, setup_of_run(recipe, origins, template, model), source, resume_from, force)
 
     transform = transform_of(recipe, model.vision_encoder, model.projector, folders["vision_encoder"])
-    feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform)
+    if recipe.vision_encoder.cache is not None:
+        strategy.check_store()
+        model.store = open_store(recipe.vision_encoder.cache, model.vision_encoder, transform.views, dtype)
+    feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform, model.store)
+    features = tell_features(model, feed.dataset, recipe.schedule.epochs) if model.store is not None else None
     origin = data_origin(recipe, feed.dataset.sizes)
     meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
     check_same({**meta, "resume_from": str(resume_from)})
@@ -98,7 +105,7 @@ def build_runner(
         **arguments, meta=meta, device=device, model=model, launcher=launcher, experiment_name=name,
         start=resume_from, force=force,
     )  # fmt: skip
-    return Prepared(runner, parts, feed.sets, feed.held_out_scan, feed.steps, start.loaded, start.imported)
+    return Prepared(runner, parts, feed.sets, feed.held_out_scan, feed.steps, start.loaded, start.imported, features)
 
 
 def runner_arguments(

@@ -12,6 +12,7 @@ from vlmtool.data.collate import Collator
 from vlmtool.data.dataset import BadSample, ConversationDataset, ScanReport
 from vlmtool.data.formats.llava import read_conversations
 from vlmtool.data.image_transform import ImageTransform
+from vlmtool.data.known_pictures import KnownPictures
 from vlmtool.data.mixture import Mixture
 from vlmtool.data.render import Renderer
 from vlmtool.data.sampler import Share, StepPlan, StepSampler
@@ -20,6 +21,7 @@ from vlmtool.engine.signals import STOPPING
 from vlmtool.recipe.schema import DataSet, Recipe
 from vlmtool.utils.distributed import rank, world_size
 from vlmtool.utils.errors import DataError
+from vlmtool.utils.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,20 @@ class Feed:
     """Optimiser steps of the run."""
 
 
-def build_feed(recipe: Recipe, renderer: Renderer, transform: ImageTransform) -> Feed:
+def build_feed(
+    recipe: Recipe, renderer: Renderer, transform: ImageTransform, store: FeatureStore | None = None
+) -> Feed:
     """Data → plan. Every sample is rendered once, which takes long where they are many.
 
     Args:
         renderer, transform: for prompts and held-out samples; a training set may have another template and folder.
+        store: of features of the samples' pictures.
     """
-    dataset = Mixture([build_dataset(recipe, given, renderer, transform) for given in recipe.training_sets])
+    dataset = Mixture([build_dataset(recipe, given, renderer, transform, store) for given in recipe.training_sets])
     scans = dataset.scan()
     held_out, held_out_scan = None, None
     if recipe.held_out_set is not None:
-        held_out = build_dataset(recipe, recipe.held_out_set, renderer, transform)
+        held_out = build_dataset(recipe, recipe.held_out_set, renderer, transform, store)
         held_out_scan = held_out.scan("Reading validation samples")
     counts = recipe.data.sampler == "length" or recipe.schedule.pack_to is not None
     plan = step_plan(recipe, dataset.sizes, world_size(), tuple(dataset.lengths) if counts else ())
@@ -70,13 +75,22 @@ def build_feed(recipe: Recipe, renderer: Renderer, transform: ImageTransform) ->
     return Feed(renderer, transform, collate, dataset, sets, held_out, held_out_scan, plan, steps)
 
 
-def build_dataset(recipe: Recipe, given: DataSet, renderer: Renderer, transform: ImageTransform) -> ConversationDataset:
+def build_dataset(
+    recipe: Recipe,
+    given: DataSet,
+    renderer: Renderer,
+    transform: ImageTransform,
+    store: FeatureStore | None = None,
+) -> ConversationDataset:
     """The samples of a set.
 
     Args:
         given: one of the recipe's, with nothing left to a default.
+        store: of features of its pictures.
     """
     own_renderer, own_transform = showing(recipe, given, renderer, transform)
+    if store is not None:
+        own_transform = KnownPictures(own_transform.views, own_transform.image_folder, store)
     bad: list[BadSample] | None = [] if recipe.data.on_bad_sample == "skip" else None
     conversations = list(read_conversations(given.path, given.image_position or "as_written", _noting(bad)))
     return ConversationDataset(conversations, own_renderer, own_transform, recipe.data.max_length, bad, given.path)

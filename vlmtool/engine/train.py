@@ -143,6 +143,8 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
         console.print(clean(line))
     if prepared.loaded and prepared.imported is None:
         console.print(f"{counted(len(prepared.loaded), 'tensor')} taken from the stage before.")
+    if prepared.features is not None:
+        console.print(clean(prepared.features))
     if start is not None:
         console.print(clean(f"Going on from {start}."))
     elif resume:

@@ -9,12 +9,14 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vlmtool.models.encoders.fused import ImageEncoder
+from vlmtool.models.encoders.stored import encode
 from vlmtool.models.llm import head_at
 from vlmtool.models.noise import add_neftune_noise
 from vlmtool.models.packed_attention import packed_inputs
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.splice import splice_image_embeds
 from vlmtool.models.tiles import put_together
+from vlmtool.utils.feature_store import FeatureStore
 from vlmtool.utils.pixels import Pixels
 
 IGNORED = -100  # label of a position that is not supervised, as in Hugging Face
@@ -53,6 +55,8 @@ class VisionLanguageModel(nn.Module):
         self.blank: Pixels | None = None
         """A picture that is encoded where a batch has none: for strategies under which every pass must take the same
         way through the model in all processes."""
+        self.store: FeatureStore | None = None
+        """Where the features of a frozen encoder are kept."""
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +68,10 @@ class VisionLanguageModel(nn.Module):
         """Image embeddings (N'_i, D) of each of the I pictures. A frozen encoder runs without autograd."""
         trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            patch_features = self.vision_encoder(pixels)
+            if pixels.keys and self.store is not None:
+                patch_features = encode(self.vision_encoder, pixels, self.store)
+            else:
+                patch_features = self.vision_encoder(pixels)
         dtype = next(self.projector.parameters()).dtype
         views = [view for features in patch_features for view in self.projector(features.to(dtype))]  # V of (N', D)
         if not self.vision_encoder.reading.tiles:

@@ -102,6 +102,15 @@ class BesideEncoder(Section):
     select_strategy: Literal["auto", "patch", "full"] = "auto"
 
 
+class FeatureCache(Section):
+    """Features of a frozen encoder on disk: a picture that was seen before is neither decoded nor encoded again."""
+
+    dtype: Literal["float32", "bfloat16", "int8"] = "bfloat16"
+    """How they are kept, and rounded also when they are new: 4, 2 or 1 byte a number."""
+    folder: str = "~/.cache/vlmtool/features"
+    """Where each encoder, way of preparing pictures and `dtype` has a folder of its own, for all runs."""
+
+
 class VisionEncoder(TunablePart):
     """The image encoder."""
 
@@ -119,6 +128,14 @@ class VisionEncoder(TunablePart):
     """With an encoder of native resolution (SigLIP 2 NaFlex): patches that a picture has at most."""
     beside: BesideEncoder | None = None
     """Another encoder side by side with this one (Prismatic VLMs, arXiv 2402.07865)."""
+    cache: FeatureCache | None = None
+    """Keep the features of a frozen encoder for the next epoch and the next run."""
+
+    @model_validator(mode="after")
+    def _only_what_stays_is_kept(self) -> "VisionEncoder":
+        if self.cache is not None and not self.is_frozen:
+            raise ValueError("is trained, so that its features change with every step: set `cache=None` or freeze it")
+        return self
 
     @model_validator(mode="after")
     def _pair_stays_as_it_is(self) -> "VisionEncoder":

@@ -65,6 +65,14 @@ class Zero(DataParallel):
         self.engine = engine
         return engine, self.optim_wrapper
 
+    def check_store(self) -> None:
+        """Stage 3 cuts the frozen encoder too."""
+        if self.is_sharded:
+            raise UsageError(
+                "vision_encoder.cache: stage 3 of DeepSpeed wants the encoder to run in all processes at once, and "
+                "with kept features some need not.\nTake deepspeed_zero2 or fsdp2, or leave the cache out."
+            )
+
     def micro_batch(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """The engine reduces and steps with the last micro-batch of a step."""
         self.engine.set_gradient_accumulation_boundary(is_last)
