@@ -5,22 +5,11 @@ projector of two layers. All else is vlmtool's own: adapters, composed model, sa
 loss, optimiser, clipping, schedule, activation checkpointing. Pictures are random numbers and are not decoded; nothing
 is saved. The measured steps follow some without a clock.
 
-FLOP, counted as 2 for a multiplication and an addition, for real tokens (padding is not counted):
-
-    T (4 F + 6 A) + S 4 H + I (P 2 E + Q 6 R)
-
-T tokens in the language model, F its frozen weights in the blocks (2 forward, 2 for the gradient of what comes in; that
-of the weight itself, 2 more, is not made), A weights of its adapters (all three: 6), S supervised tokens, H weights of
-the head, I pictures of P patches with CLS in the encoder, E its weights up to the layer that is read (forward alone:
-2), Q image tokens, R weights of the projector. Embedding tables, norms and the products inside attention (about 2 % at
-these lengths) are left out, and what activation checkpointing computes a second time is not counted.
-
-Lengths are those of `mixture.py`.
+FLOP are counted as `vlmtool/engine/flop.py` says. Lengths are those of `mixture.py`.
 """
 
 import argparse
 import platform
-import resource
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -43,7 +32,9 @@ from vlmtool.data.sampler import Share, StepPlan
 from vlmtool.engine.build import runner_arguments
 from vlmtool.engine.device import autocast, compute_dtype, pick_device
 from vlmtool.engine.feed import Feed
+from vlmtool.engine.flop import StepFlop
 from vlmtool.engine.loop import StepResult
+from vlmtool.engine.resources import peak_memory
 from vlmtool.engine.runner import VlmRunner
 from vlmtool.engine.strategies.choose import make_strategy
 from vlmtool.engine.trainable import check_trainable
@@ -164,7 +155,8 @@ def measure(
             raise SystemExit(f"{name}: out of memory; --batch-size {arguments.batch_size} is too large.") from error
     counted = meter.results
     images = sum(samples.drawn[i].pictures for step in range(arguments.warmup, steps) for i in plan.step_samples(step))
-    flop = count_flop(model, sum(r.num_tokens for r in counted), sum(r.num_supervised for r in counted), images)
+    tokens, supervised = sum(r.num_tokens for r in counted), sum(r.num_supervised for r in counted)
+    flop = StepFlop.of(model).count(tokens, supervised, images, images)
     return Figures(
         name,
         sum(r.num_samples for r in counted) / meter.seconds,
@@ -287,29 +279,11 @@ class Meter(Hook):
         """Stop the clock."""
         self._wait()
         self.seconds = time.perf_counter() - self._start
-        if self.device.type == "cuda":
-            self.peak_bytes = float(torch.cuda.max_memory_allocated(self.device))
-        else:
-            self.peak_bytes = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the whole process so far
+        self.peak_bytes = peak_memory(self.device)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def count_flop(model: VisionLanguageModel, tokens: int, supervised: int, images: int) -> float:
-    """The formula at the top of this file."""
-    head = model.llm.get_output_embeddings()
-    linear = [m for m in model.llm.modules() if isinstance(m, nn.Linear) and m is not head]
-    adapters = sum(p.numel() for p in model.llm.parameters() if p.requires_grad)
-    frozen = sum(m.in_features * m.out_features for m in linear) - adapters
-    encoder, projector = model.vision_encoder, model.projector
-    seen = sum(m.weight.numel() for m in encoder.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    projected = sum(p.numel() for p in projector.parameters())
-    positions = encoder.num_patches + encoder.num_dropped
-    of_image = positions * 2 * seen + encoder.num_patches * 6 * projected
-    of_head = 4 * head.in_features * head.out_features
-    return float(tokens * (4 * frozen + 6 * adapters) + supervised * of_head + images * of_image)
 
 
 if __name__ == "__main__":

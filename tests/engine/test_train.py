@@ -210,3 +210,11 @@ def test_a_file_that_is_no_picture_is_found_before_the_first_step(run, standins,
     with pytest.raises(DataError, match=r"sample 'r0' .*000_0\.jpg"):
         run("broken", f"data.image_folder={str(images)!r}")
     assert not (tmp_path / "broken" / "train_log.jsonl").exists()
+
+
+def test_every_step_tells_how_fast_it_was_against_what_the_device_can(run):
+    rows = log_rows(run("run", LORA))
+    for row in rows.values():
+        assert (
+            0 < row["mfu"] < 1 and 0.1 < row["peak_memory_gb"] < 20 and row["tokens_per_s"] > row["samples_per_s"] > 0
+        )

@@ -45,6 +45,16 @@ class Batch:
         return 0 if self.pixels is None else len(self.pixels)
 
     @property
+    def num_encoded(self) -> int:
+        """Views that go through the encoder."""
+        return 0 if self.pixels is None else self.pixels.num_encoded
+
+    @property
+    def num_views(self) -> int:
+        """Views whose features go through the projector."""
+        return 0 if self.pixels is None else self.pixels.num_views
+
+    @property
     def num_bad_samples(self) -> int:
         """Samples whose place others took."""
         return len(self.bad_samples)

@@ -17,7 +17,7 @@ from vlmtool.utils.distributed import gather_lists, rank, sum_over_ranks, world_
 from vlmtool.utils.errors import VlmtoolError
 
 SKIPPED_FILE = "skipped_steps.jsonl"
-COUNTED = ("num_supervised", "num_tokens", "num_samples", "num_images", "num_bad_samples")
+COUNTED = ("num_supervised", "num_tokens", "num_samples", "num_images", "num_encoded", "num_views", "num_bad_samples")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class StepResult:
     """The weights were left as they were: loss or gradient was no number, or the loss exploded."""
     bad_samples: tuple[BadSample, ...] = ()
     """Samples that could not be used, whose place others took; those of all ranks."""
+    num_encoded: int = 0
+    """Views of pictures that went through the encoder."""
+    num_views: int = 0
+    """Views whose features went through the projector."""
 
 
 class StepLoop(BaseLoop):
@@ -161,7 +165,7 @@ class StepLoop(BaseLoop):
         return StepResult(
             loss, grad_norm, counts["num_supervised"], counts["num_tokens"], counts["num_samples"],
             waited, time.perf_counter() - start, skipped,
-            tuple(gather_lists(bad)) if counts["num_bad_samples"] else (),
+            tuple(gather_lists(bad)) if counts["num_bad_samples"] else (), counts["num_encoded"], counts["num_views"],
         )  # fmt: skip
 
     def sample_ids(self, step: int) -> list[str]:

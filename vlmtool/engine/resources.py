@@ -1,6 +1,7 @@
 """What a run will need of disk and memory: plain estimates from its parts, and what there is."""
 
 import os
+import resource
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -94,6 +95,13 @@ def ram() -> int:
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
     return min(installed, int(limit)) if limit.isdecimal() else installed
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes that this process has had at most: on the GPU, or of RAM without one."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def checkpoint_bytes(model: VisionLanguageModel) -> int:

@@ -53,6 +53,16 @@ class Pixels:
         return len(self.layouts)
 
     @property
+    def num_encoded(self) -> int:
+        """Views that are still to be encoded."""
+        return len(self.values)
+
+    @property
+    def num_views(self) -> int:
+        """V, those of known pictures among them."""
+        return self.num_encoded + sum(len(known) for known in self.features if known is not None)
+
+    @property
     def unknown(self) -> "Pixels":
         """The pictures that are still to be encoded."""
         places = [place for place, known in enumerate(self.features) if known is None]

@@ -9,10 +9,12 @@ from typing import Any
 from mmengine.hooks import Hook
 from rich.progress import Progress, TaskID, TextColumn
 
+from vlmtool.engine.flop import StepFlop, measured_ceiling
 from vlmtool.engine.hooks.board import Board
 from vlmtool.engine.log import LogFile
 from vlmtool.engine.loop import StepResult
-from vlmtool.utils.distributed import is_main
+from vlmtool.engine.resources import peak_memory
+from vlmtool.utils.distributed import is_main, world_size
 from vlmtool.utils.terminal import err, progress
 
 LOG_FILE = "train_log.jsonl"
@@ -33,12 +35,16 @@ class ProgressHook(Hook):
         self._task: TaskID | None = None
         self._recent: deque[StepResult] = deque(maxlen=max(every, 20))
         self._start = (0.0, 0)
+        self._flop = StepFlop(0.0, 0.0, 0.0, 0.0)
+        self._ceiling = 1.0
 
     def before_train(self, runner: Any) -> None:
         """Open the log and the bar; a resumed run appends, later lines of a step supersede earlier ones."""
         self._start = (time.monotonic(), runner.iter)
         if not is_main():
             return
+        self._flop = StepFlop.of(runner.vlm)
+        self._ceiling = measured_ceiling(runner.device, runner.compute_dtype)
         folder = Path(runner.work_dir)
         self._log = LogFile(folder / LOG_FILE)
         self._board = Board(folder, runner.iter)
@@ -85,12 +91,17 @@ class ProgressHook(Hook):
             "samples_per_s": sum(r.num_samples for r in self._recent) / seconds,
             "tokens_per_s": sum(r.num_tokens for r in self._recent) / seconds,
             "data_wait": sum(r.data_wait for r in self._recent) / seconds,
+            "mfu": self._operations() / seconds / (self._ceiling * world_size()),
+            "peak_memory_gb": peak_memory(runner.device) / 1e9,
         }
+
+    def _operations(self) -> float:
+        return sum(self._flop.count(r.num_tokens, r.num_supervised, r.num_encoded, r.num_views) for r in self._recent)
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._log is not None and self._board is not None
         self._log.append(row)
-        curves = ("loss", "grad_norm", "samples_per_s", "tokens_per_s", "data_wait")
+        curves = ("loss", "grad_norm", "samples_per_s", "tokens_per_s", "data_wait", "mfu", "peak_memory_gb")
         self._board.add({f"train/{name}": row[name] for name in curves}, row["step"])
         self._board.add({f"lr/{part}": lr for part, lr in row["lr"].items()}, row["step"])
 
@@ -106,7 +117,8 @@ def _short(row: dict[str, Any]) -> str:
     rate = max(row["lr"].values())
     return (
         f"loss {row['loss']:.4f}  lr {rate:.2e}  {row['samples_per_s']:.1f} samples/s  "
-        f"{row['tokens_per_s']:.0f} tokens/s  data wait {100 * row['data_wait']:.1f} %"
+        f"{row['tokens_per_s']:.0f} tokens/s  data wait {100 * row['data_wait']:.1f} %  "
+        f"MFU {100 * row['mfu']:.0f} %  peak {row['peak_memory_gb']:.1f} GB"
     )
 
 
