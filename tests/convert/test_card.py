@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoProcessor
 
 from tests.convert.conftest import LORA, Train
-from vlmtool.convert.card import card, code
+from vlmtool.convert.card import MARK, card, code
 from vlmtool.convert.merge import merge_folder
 from vlmtool.convert.pth_to_hf import SAVE_FORMATS, pth_to_hf
 from vlmtool.models.manifest import read_lineage, read_manifest
@@ -21,7 +21,7 @@ def test_every_format_has_one(save_format, train: Train, standins, tmp_path):
     folder = pth_to_hf(run.recipe, run.path, tmp_path / "out", save_format)
     text = (folder / "README.md").read_text()
     manifest = read_manifest(folder) or read_lineage(folder)
-    assert text == card(manifest)
+    assert text.rpartition(MARK)[0] == card(manifest)
     said = [str(standins.llama), str(standins.clip), "lora r=8 alpha=16", "MLPProjector 64 → 64, depth 2", "vicuna"]
     said += ["4 tokens an image", "padded to a square", "x.json", manifest.parents[0]["sha256"][:12], "torch"]
     assert [fact for fact in said if fact not in text] == []
@@ -42,10 +42,22 @@ def test_what_the_card_says_of_opening_runs(train: Train, standins, tmp_path, ca
     assert type(pillow).__name__ == "LlavaImageProcessorPil" and pillow.do_pad
 
 
+def test_an_edited_card_stays_and_another_is_written_anew(train: Train, tmp_path, capsys):
+    run, target = train(llm={"lora": LORA}), tmp_path / "model"
+    pth_to_hf(None, run.path, target)
+    written = (target / "README.md").read_text()
+    pth_to_hf(None, run.path, target)
+    assert (target / "README.md").read_text() == written and "edited" not in capsys.readouterr().err
+    (target / "README.md").write_text("# Ours\n" + written)
+    pth_to_hf(None, run.path, target)
+    assert (target / "README.md").read_text() == "# Ours\n" + written
+    assert "was edited and stays as it is" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_a_merged_folder_has_its_own(train: Train, tmp_path):
     run = train(llm={"lora": LORA})
     merged = merge_folder(pth_to_hf(run.recipe, run.path, tmp_path / "hf"), tmp_path / "merged")
-    assert (merged / "README.md").read_text() == card(read_manifest(merged))
+    assert (merged / "README.md").read_text().rpartition(MARK)[0] == card(read_manifest(merged))
     (merged / "README.md").write_text("edited")  # it is for people: no hash holds it
     assert "README.md" not in read_manifest(merged).files
 

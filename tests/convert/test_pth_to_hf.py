@@ -288,7 +288,7 @@ def test_only_its_own_folder_is_replaced(train, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text("{}")
-    for target in (folder, other, run.path.parent, tmp_path, run.path):
+    for target in (folder, other, run.path.parent, tmp_path, run.path, run.path / "below"):
         before = sorted(Path(target).rglob("*"))
         with pytest.raises(UsageError, match="SAVE_PATH"):
             pth_to_hf(run.recipe, run.path, target)

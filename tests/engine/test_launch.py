@@ -27,6 +27,12 @@ def test_no_number_is_told():
         launch_settings({"NPROC_PER_NODE": "eight"})
 
 
+@pytest.mark.parametrize("port", ["abc", "0", "80000"])
+def test_what_is_no_port_is_told(port):
+    with pytest.raises(UsageError, match=rf"PORT={port}: is no port.*\n.*PORT=29500"):
+        launch_settings({"NPROC_PER_NODE": "2", "PORT": port})
+
+
 def test_each_of_several_nodes_needs_its_place():
     first = {"NNODES": "2", "NODE_RANK": "0", "ADDR": "10.0.0.1"}
     check_nodes(launch_settings(first), first)

@@ -66,6 +66,11 @@ def test_what_slurm_did_not_say_is_named(missing):
         rank_variables("slurm", given)
 
 
+def test_a_number_of_processes_beside_a_launcher_is_refused():
+    with pytest.raises(UsageError, match=r"NPROC_PER_NODE=8 is not for it.*\n.*unset NPROC_PER_NODE"):
+        rank_variables("slurm", {"NPROC_PER_NODE": "8"})
+
+
 def test_a_batch_script_without_srun_is_refused():
     """It has a rank and a number of tasks, and would wait for tasks that nobody starts."""
     batch = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_NODELIST": "gpu[09-10]"}

@@ -58,7 +58,7 @@ def test_a_file_that_says_otherwise_than_the_recipe_is_refused(said, told):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"zero_optimization": true}', "stage = True"),
+        ('{"zero_optimization": true}', "has no section 'zero_optimization'"),
         ('{"zero_optimization": {"stage": 2}, "compute_grad_norm": false}', "compute_grad_norm"),
         ('{"optimizer": {"type": "Adam"}, "zero_optimization": {"stage": 2}}', "schedule.optimizer"),
         ('{"zero_optimization": {"stage": 0}}', "stage = 0"),
@@ -94,3 +94,30 @@ def test_what_a_strategy_cannot_do_is_told_before_the_run(overrides, told):
 
 def test_what_needs_whole_weights_goes_with_pieces_of_the_optimiser():
     check_strategy(recipe("runtime.strategy='zero2'", "data.sample_prompts=(dict(question='What?'),)"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"zero_optimisation": {"stage": 2}}', "has no section 'zero_optimization'. Did you mean 'zero_optimisation'"),
+        ('{"zero_optimization": {"stage": 5}}', r"stage = 5\.\nGive stage 1, 2 or 3"),
+    ],
+)
+def test_a_file_that_is_wrong_says_how(tmp_path, text, said):
+    (tmp_path / "ds.json").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        zero_settings(str(tmp_path / "ds.json"))
+
+
+def test_a_long_start_is_told(tmp_path):
+    from vlmtool.engine.strategies.zero import _compiling
+
+    place = tmp_path / "py311_cpu" / "deepspeed_shm_comm"
+    assert "compiles its CPU extension, once" in _compiling(tmp_path)[0]
+    place.mkdir(parents=True)
+    (place / "x.so").touch()
+    assert _compiling(tmp_path) == []
+    (place / "lock").touch()
+    assert f"delete {place / 'lock'}" in _compiling(tmp_path)[0]

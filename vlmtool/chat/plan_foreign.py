@@ -30,9 +30,10 @@ def xtuner_plan(folder: Path, model: Path | None, flags: Flags, warn: Warn) -> M
         raise UsageError(
             f"--visual-encoder: '{folder}' holds an encoder of its own, in visual_encoder/.\nDrop the option."
         )
-    encoder = own_encoder if own_encoder.is_dir() else _named_encoder(folder, "", flags)
-    llm_plan = with_adapter(llm, _sub_folder(folder, "llm_adapter"))
     trained = read_lineage(folder)
+    recorded = trained.vision_encoder.base if trained is not None else ""
+    encoder = own_encoder if own_encoder.is_dir() else _named_encoder(folder, recorded, flags)
+    llm_plan = with_adapter(llm, _sub_folder(folder, "llm_adapter"))
     own_template = trained.template.name if trained is not None else None
     return ModelPlan(
         llm=llm_plan,

@@ -21,7 +21,7 @@ def language_model(model: Path | None) -> Path:
         UsageError: none was, or it is something else.
     """
     if model is None:
-        raise UsageError("No language model was named.\nGive its folder or hub id before --llava.")
+        raise UsageError("No language model was named.\nGive its folder or hub id: vlmtool chat LLM --llava FOLDER.")
     if other := other_than_model(model):
         raise UsageError(f"'{model}': this is {other.what}, not a model.\n{other.remedy}")
     if (kind := foreign_kind(model)) is not None and not kind.is_vlm:

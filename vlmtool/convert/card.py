@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,35 @@ from vlmtool.models.manifest import CARD_NAME, Export, Manifest
 from vlmtool.models.parts import BESIDE
 from vlmtool.utils.files import write_text
 from vlmtool.utils.hub import is_hub_id
-from vlmtool.utils.terminal import clean_line
+from vlmtool.utils.terminal import clean, clean_line, err
 
+MARK = "\n<!-- written by vlmtool "  # then the hash of what stands above, by which an edited card is known
 _STAGE = ("stage", "recipe", "step", "language model", "image encoder", "projector", "checkpoint")
 
 
-def write_card(folder: Path, manifest: Manifest) -> None:
-    """Write `README.md` into a folder that is described by `manifest`."""
-    write_text(folder / CARD_NAME, card(manifest))
+def write_card(folder: Path, manifest: Manifest, replaced: Path) -> None:
+    """Write `README.md` into a folder that is described by `manifest`.
+
+    Args:
+        replaced: folder whose place it takes; a card that was edited there stays.
+    """
+    earlier = replaced / CARD_NAME
+    if earlier.is_file() and _is_edited(text := earlier.read_text(encoding="utf-8", errors="replace")):
+        write_text(folder / CARD_NAME, text)
+        err().print(clean(f"{earlier} was edited and stays as it is; delete it for a new one."))
+        return
+    text = card(manifest)
+    write_text(folder / CARD_NAME, f"{text}{MARK}{_digest(text)} -->\n")
+
+
+def _is_edited(text: str) -> bool:
+    """Not the very text that was written."""
+    written, _, mark = text.rpartition(MARK)
+    return mark != f"{_digest(written)} -->\n"
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:SHORT]
 
 
 def card(manifest: Manifest) -> str:

@@ -140,7 +140,7 @@ def merge_folder(
             for name, part in parts.items()
         }
         merged = manifest.model_copy(update={**written, "forced": forced})
-        write_card(target, merged)
+        write_card(target, merged, save_path)
         write_manifest(target, merged)
     remember_folder(save_path)
     return save_path

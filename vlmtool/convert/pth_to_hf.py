@@ -67,7 +67,7 @@ def pth_to_hf(
         folder.mkdir()
         facts = _facts(source, guard.overridden)
         manifest = _WRITERS[save_format](source, folder, Writing(fp32, max_shard_size), facts)
-        write_card(folder, manifest)
+        write_card(folder, manifest, save_path)
         write_manifest(folder, manifest)
     remember_folder(save_path)
     return save_path

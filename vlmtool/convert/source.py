@@ -80,7 +80,7 @@ def read_source(recipe: Recipe | None, path: Path, guard: Guard) -> Source:
         raise CheckpointError(f"{path}: its meta has no {', '.join(missing)}.\nIt was not written by `vlmtool train`.")
     trained = _trained_recipe(checkpoint)
     if recipe is not None:
-        check_recipe(recipe, trained, path, guard)
+        check_recipe(recipe, trained, path, guard, checkpoint.meta.get("name"))
     said = recipe or trained
     llm = _base(checkpoint, "llm", said.llm.path, guard)
     vision_encoder = _base(checkpoint, "vision_encoder", said.vision_encoder.path, guard)
@@ -101,8 +101,11 @@ def _trained_recipe(checkpoint: Checkpoint) -> Recipe:
         raise CheckpointError(f"{error}\nThe recipe in the checkpoint is of another version of vlmtool.") from error
 
 
-def check_recipe(recipe: Recipe, trained: Recipe, path: Path, guard: Guard) -> None:
+def check_recipe(recipe: Recipe, trained: Recipe, path: Path, guard: Guard, name: str | None = None) -> None:
     """The two say the same of the parts; where that is forced, what is written follows the checkpoint.
+
+    Args:
+        name: of the recipe of the training.
 
     Raises:
         CheckpointError: they do not; names both values.
@@ -117,7 +120,8 @@ def check_recipe(recipe: Recipe, trained: Recipe, path: Path, guard: Guard) -> N
             if said.get(key) != was.get(key):
                 guard.refuse(
                     f"{path} was trained with {key} = {was.get(key)!r}, but the recipe says {said.get(key)!r}.",
-                    f"Name the recipe of the training, or say so: --set {key}={was.get(key)!r}.",
+                    f"Name the recipe of the training{f', {name}, or the recipe.py beside it' if name else ''}; "
+                    f"or say so: --set {key}={was.get(key)!r}.",
                 )
 
 

@@ -34,6 +34,8 @@ def check_target(save_path: Path, sources: Iterable[Path]) -> None:
     for source in sources:
         if source.resolve().is_relative_to(target):
             raise UsageError(f"SAVE_PATH: '{save_path}' holds '{source}', which is read.\nGive another folder.")
+    if (file := next((parent for parent in target.parents if parent.is_file()), None)) is not None:
+        raise UsageError(f"SAVE_PATH: '{save_path}' would lie in '{file}', which is a file.\nGive another folder.")
     if not target.exists():
         return
     if not target.is_dir():

@@ -93,7 +93,6 @@ def build_runner(
 
     transform = transform_of(recipe, model.vision_encoder, model.projector, folders["vision_encoder"])
     if recipe.vision_encoder.cache is not None:
-        strategy.check_store()
         model.store = open_store(recipe.vision_encoder.cache, model.vision_encoder, transform.views, dtype)
     feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform, model.store)
     features = tell_features(model, feed.dataset, recipe.schedule.epochs) if model.store is not None else None

@@ -45,6 +45,11 @@ def check_strategy(recipe: Recipe) -> None:
             f"mmengine.optim_wrapper.clip_grad with runtime.strategy = '{name}': DeepSpeed clips by the norm alone.\n"
             "Set schedule.clip_grad in its place, or use 'ddp' or 'fsdp2'."
         )
+    if name != "fsdp2" and is_sharded and recipe.vision_encoder.cache is not None:
+        raise UsageError(
+            f"vision_encoder.cache with runtime.strategy = '{name}': stage 3 wants the encoder to run in all processes "
+            "at once, and with kept features some need not.\nUse 'deepspeed_zero2' or 'fsdp2', or leave the cache out."
+        )
     asked = {"data.sample_prompts": recipe.data.sample_prompts, "schedule.eval": recipe.schedule.eval}
     for key, value in asked.items():
         if is_sharded and value:

@@ -68,7 +68,10 @@ def find_source(init_from: str) -> Path:
                 f"init_from: '{init_from}' is a folder of DeepSpeed's shards, not one .pth.\n"
                 "Convert it with the tool that wrote it (xtuner convert pth_to_hf), and name that folder."
             )
-        raise UsageError(f"init_from: '{init_from}' holds no checkpoint yet.\nRun the stage before to its end first.")
+        raise UsageError(
+            f"init_from: '{init_from}' holds no checkpoint yet, and no model that vlmtool knows.\n"
+            "Run the stage before to its end first, or name another folder."
+        )
     raise UsageError(
         f"init_from: there is no '{init_from}'.\nRun the stage before, or start without it: --set init_from=None."
     )

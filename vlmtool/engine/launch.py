@@ -17,6 +17,7 @@ from vlmtool.utils.errors import UsageError, VlmtoolError
 from vlmtool.utils.failure import LAUNCHED
 
 DEFAULT_PORT = 29500
+PORTS = 1 << 16
 JOIN_SECONDS = 900  # that the processes wait for one another at the start
 SHUTDOWN_SECONDS = 15  # for the others to end by themselves once one has failed
 
@@ -44,7 +45,7 @@ def launch_settings(environment: Mapping[str, str]) -> Launch | None:
     nodes = whole_number(environment, "NNODES", 1)
     if processes * nodes == 1:
         return None
-    node, port = whole_number(environment, "NODE_RANK", 0, least=0), whole_number(environment, "PORT", DEFAULT_PORT)
+    node, port = whole_number(environment, "NODE_RANK", 0, least=0), port_number(environment, "PORT")
     return Launch(processes, nodes, node, environment.get("ADDR", "127.0.0.1"), port)
 
 
@@ -62,6 +63,18 @@ def check_nodes(launch: Launch, environment: Mapping[str, str]) -> None:
         f"NNODES={launch.num_nodes}: {what}.\n"
         "Start one command on each node, NODE_RANK from 0 on, ADDR that of node 0: NODE_RANK=1 ADDR=10.0.0.1 vlmtool …"
     )
+
+
+def port_number(environment: Mapping[str, str], name: str) -> int:
+    """The port that a variable holds.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    text = environment.get(name, str(DEFAULT_PORT))
+    if not text.isdecimal() or not 0 < int(text) < PORTS:
+        raise UsageError(f"{name}={text}: is no port, which is a number from 1 to {PORTS - 1}.\nExample: {name}=29500")
+    return int(text)
 
 
 def whole_number(environment: Mapping[str, str], name: str, default: int = 0, least: int = 1) -> int:

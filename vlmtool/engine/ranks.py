@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from vlmtool.engine.launch import DEFAULT_PORT, share_cores, whole_number
+from vlmtool.engine.launch import port_number, share_cores, whole_number
 from vlmtool.utils.errors import UsageError
 
 # Slurm, "Output environment variables" of srun: https://slurm.schedmd.com/srun.html
@@ -53,12 +53,17 @@ def rank_variables(launcher: str, environment: Mapping[str, str]) -> dict[str, s
         )
     if launcher not in ("slurm", "mpi"):
         return {}
+    if "NPROC_PER_NODE" in environment and "LOCAL_RANK" not in environment:
+        raise UsageError(
+            f"--launcher {launcher}: NPROC_PER_NODE={environment['NPROC_PER_NODE']} is not for it: its own command "
+            f"says how many processes there are.\nTake the variable away (unset NPROC_PER_NODE). {_START[launcher]}"
+        )
     found = _slurm(environment) if launcher == "slurm" else _mpi(environment)
     if int(found["RANK"]) >= int(found["WORLD_SIZE"]) or int(found["LOCAL_RANK"]) >= int(found["LOCAL_WORLD_SIZE"]):
         said = ", ".join(f"{name} {value}" for name, value in found.items())
         raise UsageError(f"--launcher {launcher}: its variables contradict one another: {said}.\n{_START[launcher]}")
     port = "PORT" if "PORT" in environment else "MASTER_PORT"
-    return found | {"MASTER_PORT": str(whole_number(environment, port, DEFAULT_PORT))}
+    return found | {"MASTER_PORT": str(port_number(environment, port))}
 
 
 _START = {

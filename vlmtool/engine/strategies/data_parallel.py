@@ -57,13 +57,6 @@ class DataParallel:
             vlm, device_ids=device_ids, broadcast_buffers=False, init_sync=False, find_unused_parameters=is_whole
         )
 
-    def check_store(self) -> None:
-        """See that the encoder may run in some processes alone, where the others know their pictures' features.
-
-        Raises:
-            UsageError: it may not.
-        """
-
     def micro_batch(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """Around the passes of one micro-batch: gradients are reduced with the last one of a step."""
         if isinstance(model, DistributedDataParallel) and not is_last:

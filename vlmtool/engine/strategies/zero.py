@@ -13,6 +13,7 @@ import deepspeed
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.utils.cpp_extension import get_default_build_root
 
 from vlmtool.engine.deepspeed_checkpoint import SafeCheckpointEngine
 from vlmtool.engine.strategies.data_parallel import DataParallel
@@ -20,7 +21,9 @@ from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.utils.distributed import is_main, world_size
 from vlmtool.utils.errors import UsageError
+from vlmtool.utils.terminal import clean, err
 
+EXTENSION = "deepspeed_shm_comm"
 PIECES = "deepspeed"  # folder of a checkpoint's state with each process's piece
 
 
@@ -58,20 +61,15 @@ class Zero(DataParallel):
         self.optim_wrapper = make_optimizer()
         self._members = [{id(p) for p in group["params"]} for group in self.optim_wrapper.param_groups]
         _tell_local_rank(self.device)
+        if self.device.type == "cpu" and is_main():
+            for line in _compiling(Path(get_default_build_root())):
+                err().print(clean(line))
         engine, *_ = deepspeed.initialize(
             model=Autocasting(vlm, self._inside), optimizer=self.optim_wrapper.optimizer, config=self.config
         )
         self._files = engine.checkpoint_engine = SafeCheckpointEngine()
         self.engine = engine
         return engine, self.optim_wrapper
-
-    def check_store(self) -> None:
-        """Stage 3 cuts the frozen encoder too."""
-        if self.is_sharded:
-            raise UsageError(
-                "vision_encoder.cache: stage 3 of DeepSpeed wants the encoder to run in all processes at once, and "
-                "with kept features some need not.\nTake deepspeed_zero2 or fsdp2, or leave the cache out."
-            )
 
     def micro_batch(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """The engine reduces and steps with the last micro-batch of a step."""
@@ -136,6 +134,22 @@ def _tell_local_rank(device: torch.device) -> None:
     os.environ["LOCAL_RANK"] = number
     if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # it wants the two to be equal
         os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = number
+
+
+def _compiling(root: Path) -> list[str]:
+    """What makes DeepSpeed's start on a CPU long, which it does in silence.
+
+    Args:
+        root: where torch compiles extensions.
+    """
+    if locks := sorted(root.glob(f"*/{EXTENSION}/lock")):
+        return [
+            f"DeepSpeed waits for another process that compiles its CPU extension. If there is none, one was killed "
+            f"while it did: delete {locks[0]}"
+        ]
+    if not any(root.glob(f"*/{EXTENSION}/*.so")):
+        return ["DeepSpeed compiles its CPU extension, once on a machine: one to two minutes."]
+    return []
 
 
 class Autocasting(nn.Module):

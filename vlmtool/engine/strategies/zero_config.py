@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmtool.utils.errors import UsageError, did_you_mean
-from vlmtool.utils.files import read_json_object
+from vlmtool.utils.files import read_json
 
 PREFIX = "deepspeed_"
 _CPU = {"device": "cpu", "pin_memory": True}
@@ -19,6 +19,7 @@ _STAGES: dict[str, dict[str, Any]] = {
 }
 OTHERS = ("ddp", "fsdp2")
 AUTO = "auto"
+EXAMPLE = '{"zero_optimization": {"stage": 2}}'
 NAMES = tuple(PREFIX + name for name in _STAGES)
 # What vlmtool decides itself, from the recipe; a file may leave it out, say "auto", or say the same.
 _OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
@@ -46,21 +47,41 @@ def zero_settings(name: str) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UsageError(f"runtime.strategy (--deepspeed): there is no file '{name}'.\nCheck the path.")
-    settings = read_json_object(path)
+    settings = _read(path)
     for key, ours in _REFUSED.items():
         if settings.get(key) not in (None, {}):
             raise UsageError(f"{path}: '{key}' is the recipe's to say: {ours}.\nTake the section out of the file.")
     zero = settings.get("zero_optimization")
-    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
-    if not isinstance(zero, dict) or stage not in (1, 2, 3):
+    if not isinstance(zero, dict):
+        others = [key for key in settings if key != "zero_optimization"]
+        near = did_you_mean("zero_optimization", others) if zero is None else ""
+        raise UsageError(f"{path}: has no section 'zero_optimization'.{near}\nExample: {EXAMPLE}")
+    stage = zero.get("stage", 0)
+    if stage not in (1, 2, 3):
+        nothing = ": nothing would be cut into pieces" if stage == 0 else ""
         raise UsageError(
-            f"{path}: zero_optimization.stage = {stage}: nothing would be cut into pieces.\n"
-            "Give stage 1, 2 or 3, or leave --deepspeed out: DDP does the same."
+            f"{path}: zero_optimization.stage = {stage!r}{nothing}.\n"
+            "Give stage 1, 2 or 3, or leave --deepspeed out: DDP does what stage 0 does."
         )
     if settings.get("compute_grad_norm") is False:
         raise UsageError(
             f"{path}: 'compute_grad_norm': without a norm no broken step is noticed.\nTake it out of the file."
         )
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file that the user wrote.
+
+    Raises:
+        UsageError: it holds no JSON object.
+    """
+    try:
+        settings = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: is no JSON: {error}\nExample: {EXAMPLE}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: holds no JSON object.\nExample: {EXAMPLE}")
     return settings
 
 
