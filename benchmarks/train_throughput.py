@@ -42,11 +42,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warmup", type=int, default=5, help="steps before the clock starts")
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--timing", action="store_true", help="print a line as peers.py reads it")
     parser.add_argument("--template", help="chat template; the folder's own unless given")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for setting in SETTINGS if arguments.setting == "all" else [arguments.setting]:
-            print(json.dumps(measure(arguments, setting, Path(name))), flush=True)
+            figures = measure(arguments, setting, Path(name))
+            print(f"TIMING {json.dumps(as_timing(figures))}" if arguments.timing else json.dumps(figures), flush=True)
+
+
+def as_timing(figures: dict[str, Any]) -> dict[str, Any]:
+    """Under the names of `peers.py`."""
+    return {
+        **figures,
+        "samples_per_s_steady": figures["samples_per_s"],
+        "work": {"sup": figures["supervised"]},
+        "first_loss": figures["losses"][:1],
+        "last_loss": figures["losses"][1:],
+    }
 
 
 def measure(arguments: argparse.Namespace, setting: str, folder: Path) -> dict[str, Any]:

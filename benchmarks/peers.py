@@ -1,0 +1,111 @@
+"""Samples per second of vlmtool beside other trainers, on the same weights, data and machine, in turn: A B C, A B C, …
+
+Nothing is installed here. Each peer is a command in a JSON file, which trains `{assets}` for `{steps}` steps of
+`{batch}` samples on one thread, may write to `{out}`, and prints a line `TIMING {…}` (or `FLOOR {…}`) with a JSON
+object: the samples per second of the warm steps as `samples_per_s_steady` or `sps`, and what it knows of `peak_rss_mb`
+or `rss_mb`, `first_loss` and `last_loss` (or `loss0`, `lossN`), and of the supervised tokens as `work.sup`.
+
+    {"ms-swift": "swift_env/bin/python run_swift.py {assets} {out} --steps {steps} --bs {batch} --threads 1"}
+
+    python benchmarks/peers.py peers.json --assets DIR --steps 12 --repeats 3
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from train_throughput import ONE_THREAD, SETTINGS
+
+HERE = Path(__file__).parent
+OURS = "vlmtool, {}"
+LINE = re.compile(r"(?:TIMING|FLOOR) ({.*})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peers", type=Path, help="JSON: {name: command}")
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--setting", choices=SETTINGS, action="append", help="of vlmtool; default: random")
+    parser.add_argument("--only", action="append", help="names of peers; default: all")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    peers = json.loads(arguments.peers.read_text())
+    assets = arguments.assets.resolve()
+    commands = {OURS.format(setting): ours(arguments, assets, setting) for setting in arguments.setting or ["random"]}
+    for name in arguments.only or peers:
+        commands[name] = peers[name]
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for turn in range(arguments.repeats):
+        for name, command in commands.items():
+            with tempfile.TemporaryDirectory() as out:
+                figures = run(command.format(
+                    assets=assets, out=out, steps=arguments.steps, batch=arguments.batch_size
+                ))  # fmt: skip
+            print(f"{turn + 1}. {name}: {figures or 'no figures'}", file=sys.stderr, flush=True)
+            if figures:
+                found[name].append(figures)
+    print(f"{assets.name}, batch {arguments.batch_size}, {arguments.steps} steps, medians of {arguments.repeats}:\n")
+    print("\n".join(table(found)))
+
+
+def ours(arguments: argparse.Namespace, assets: Path, setting: str) -> str:
+    """vlmtool as one of the commands."""
+    script = shlex.quote(str(HERE / "train_throughput.py"))
+    return (
+        f"{shlex.quote(sys.executable)} {script} --assets {{assets}} --steps {{steps}} --batch-size {{batch}} "
+        f"--setting {setting} --timing"
+    )
+
+
+def run(command: str) -> dict[str, Any] | None:
+    """What a command printed of itself, in one set of names; None where it failed."""
+    done = subprocess.run(
+        ["sh", "-c", command], env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False
+    )
+    lines = LINE.findall(done.stdout) or LINE.findall(done.stderr)
+    if not lines:
+        print(done.stderr[-2000:], file=sys.stderr)
+        return None
+    said = json.loads(lines[-1])
+    first, last = said.get("first_loss", said.get("loss0")), said.get("last_loss", said.get("lossN"))
+    return {
+        "samples_per_s": said.get("samples_per_s_steady", said.get("sps")),
+        "peak_rss_mb": said.get("peak_rss_mb", said.get("rss_mb")),
+        "cpu_s_per_sample": said.get("cpu_s_per_sample"),
+        "supervised": said.get("work", {}).get("sup"),
+        "losses": [value[0] if isinstance(value, list) and value else value for value in (first, last)],
+    }
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Markdown: medians, and vlmtool's first setting against each."""
+    lines = [
+        "| | samples/s | vlmtool is × | CPU s/sample | peak RSS, MB | supervised | losses |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = None
+    for name, runs in found.items():
+        rate = statistics.median(one["samples_per_s"] for one in runs)
+        base = base or rate
+        cells = [f"{rate:.3g}", f"{base / rate:.2f}"]
+        for key, form in (("cpu_s_per_sample", "{:.4f}"), ("peak_rss_mb", "{:,.0f}"), ("supervised", "{:,}")):
+            known = [one[key] for one in runs if one[key] is not None]
+            cells.append(form.format(statistics.median(known)) if known else "–")
+        losses = " → ".join("–" if value is None else f"{value:.4f}" for value in runs[0]["losses"])
+        lines.append(f"| {name} | {' | '.join(cells)} | {losses} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
