@@ -40,6 +40,7 @@ from vlmtool.models.packed_attention import take_packed_rows
 from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
+from vlmtool.utils.allocator import keep_freed_memory
 from vlmtool.utils.hub import local_folder
 
 
@@ -77,6 +78,8 @@ def build_runner(
         force: go on where the weights to start from could work but do not belong here; it is recorded.
     """
     device = pick_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     start_process_group(launcher, device, recipe.runtime.strategy)
     dtype = compute_dtype(recipe.runtime.dtype, device)
     strategy = make_strategy(recipe, device, partial(autocast, device, dtype))

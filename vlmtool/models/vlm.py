@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.stored import encode
 from vlmtool.models.llm import head_at
+from vlmtool.models.loss import summed_cross_entropy
 from vlmtool.models.noise import add_neftune_noise
 from vlmtool.models.packed_attention import packed_inputs
 from vlmtool.models.projectors.base import Projector
@@ -118,7 +118,7 @@ class VisionLanguageModel(nn.Module):
         around = packed_inputs(lengths, input_ids.device) if packed else {"attention_mask": attention_mask}
         with head_at(self.llm, nn.functional.pad(supervised, (0, 1))):
             logits = self.llm(inputs_embeds=inputs_embeds, use_cache=False, **around).logits
-        total = cross_entropy(logits[0].float(), targets[supervised], reduction="sum")
+        total = summed_cross_entropy(logits[0].float(), targets[supervised])
         return Loss(total + nothing, supervised.sum())
 
     def image_parameters(self) -> list[nn.Parameter]:
