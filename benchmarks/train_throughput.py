@@ -30,6 +30,7 @@ runtime = dict(dtype="float32")
 SETTINGS = {
     "random": [],
     "length": ["data.sampler='length'"],
+    "packed": ["schedule.pack_to=4096"],
 }
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
