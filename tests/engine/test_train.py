@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, CLIPVisionModel
 from tests.engine.conftest import FINETUNE, PRETRAIN, log_rows, losses
 from vlmtool.engine.build import build_runner
 from vlmtool.models.checkpoint import read_checkpoint
+from vlmtool.models.llm import compile_blocks
 from vlmtool.recipe.load import load_recipe
 from vlmtool.utils.errors import CheckpointError, DataError, RecipeError, UsageError
 
@@ -218,3 +219,22 @@ def test_every_step_tells_how_fast_it_was_against_what_the_device_can(run):
         assert (
             0 < row["mfu"] < 1 and 0.1 < row["peak_memory_gb"] < 20 and row["tokens_per_s"] > row["samples_per_s"] > 0
         )
+
+
+@pytest.mark.soak  # a C++ compiler for half a minute
+@pytest.mark.parametrize("more", [(), ("runtime.activation_checkpointing=True", "schedule.pack_to=2048")])
+def test_compiled_blocks_learn_the_same(run, more):
+    plain, compiled = run("plain", LORA, *more), run("compiled", LORA, *more, "runtime.compile=True")
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_blocks_are_compiled_in_place_under_their_names(standins):
+    llm = AutoModelForCausalLM.from_pretrained(standins.llama)
+    names = list(llm.state_dict())
+    compile_blocks(llm)
+    assert all(block._compiled_call_impl is not None for block in llm.model.layers) and list(llm.state_dict()) == names
+
+
+def test_compiling_is_refused_where_it_was_not_tried(run):
+    with pytest.raises(UsageError, match=r"runtime\.compile with runtime\.strategy = 'fsdp2'"):
+        run("x", LORA, "runtime.compile=True", "runtime.strategy='fsdp2'")

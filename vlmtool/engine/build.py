@@ -36,6 +36,7 @@ from vlmtool.models.build import build_beside, build_llm, build_projector, build
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.imports.fit import ImportReport
+from vlmtool.models.llm import compile_blocks
 from vlmtool.models.packed_attention import take_packed_rows
 from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
@@ -151,6 +152,8 @@ def build_model(
     )  # fmt: skip
     if recipe.schedule.pack_to is not None:
         take_packed_rows(llm)
+    if recipe.runtime.compile:
+        compile_blocks(llm)
     if recipe.runtime.activation_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)

@@ -45,6 +45,11 @@ def check_strategy(recipe: Recipe) -> None:
             f"mmengine.optim_wrapper.clip_grad with runtime.strategy = '{name}': DeepSpeed clips by the norm alone.\n"
             "Set schedule.clip_grad in its place, or use 'ddp' or 'fsdp2'."
         )
+    if recipe.runtime.compile:
+        raise UsageError(
+            f"runtime.compile with runtime.strategy = '{name}': the two were not brought together yet.\n"
+            "Use 'ddp', or leave runtime.compile out."
+        )
     if name != "fsdp2" and is_sharded and recipe.vision_encoder.cache is not None:
         raise UsageError(
             f"vision_encoder.cache with runtime.strategy = '{name}': stage 3 wants the encoder to run in all processes "

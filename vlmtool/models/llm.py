@@ -135,6 +135,18 @@ def keep_gradients_on_cpu(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def blocks_of(llm: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer, which stand in its longest list of modules."""
+    lists = [m for m in llm.modules() if isinstance(m, nn.ModuleList)]
+    return list(max(lists, key=len, default=()))
+
+
+def compile_blocks(llm: nn.Module) -> None:
+    """Have each block compiled by torch, in place, at its first pass; alike as they are, they share the code."""
+    for block in blocks_of(llm):
+        block.compile(dynamic=True)
+
+
 @contextmanager
 def head_at(llm: PreTrainedModel, positions: Tensor) -> Iterator[None]:
     """While open, the output head sees only the hidden states at `positions`.

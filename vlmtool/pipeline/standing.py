@@ -23,7 +23,7 @@ FREE = (
     "planned", "data.num_workers", "data.sample_prompts", "data.val_path", "schedule.log_every", "schedule.save_every",
     "schedule.save_epochs", "schedule.keep", "schedule.val_every", "schedule.sample_every", "schedule.eval",
     "schedule.eval_every", "schedule.eval_batch_size", "schedule.pack_to", "runtime.activation_checkpointing",
-    "runtime.on_save_error", "runtime.hang_timeout", "runtime.trust_remote_code",
+    "runtime.compile", "runtime.on_save_error", "runtime.hang_timeout", "runtime.trust_remote_code",
 )  # fmt: skip
 
 STEP = ("schedule.batch_size", "schedule.accumulation")

@@ -122,6 +122,8 @@ class Runtime(Section):
     """How several processes share the work: ddp, fsdp2, deepspeed_zero1, _zero2, _zero2_offload, _zero3, _zero3_offload
     or a JSON file of DeepSpeed's settings."""
     activation_checkpointing: bool = False
+    compile: bool = False
+    """Compile the blocks of the language model (torch.compile): the first steps take minutes, all others less."""
     on_save_error: Literal["continue", "stop"] = "continue"
     """What follows when a checkpoint cannot be written; the last one of a run always has to be."""
     hang_timeout: float = Field(default=1800.0, gt=0)

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vlmtool.engine.strategies.data_parallel import DataParallel
+from vlmtool.models.llm import blocks_of
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.utils.distributed import is_main, world_size
@@ -31,7 +32,7 @@ class FullyShardedDataParallel(DataParallel):
         mesh = init_device_mesh(self.device.type, (world_size(),))
         whole = {p for p in vlm.parameters() if not p.is_floating_point()}
         whole |= {p for p in vlm.vision_encoder.parameters() if not p.requires_grad}
-        for block in _blocks(vlm.llm):
+        for block in blocks_of(vlm.llm):
             fully_shard(block, mesh=mesh, ignored_params=whole & set(block.parameters()))
         fully_shard(vlm, mesh=mesh, ignored_params=whole)
         return vlm
@@ -69,12 +70,6 @@ class FullyShardedDataParallel(DataParallel):
             for number, values in saved.get("state", {}).items()
         }
         super().load_optimizer_state({**saved, "state": pieces} if "state" in saved else saved, folder)
-
-
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a transformer, which stand in its longest list of modules."""
-    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
-    return list(max(lists, key=len, default=()))
 
 
 @contextmanager
