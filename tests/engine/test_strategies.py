@@ -13,6 +13,7 @@ from tests.engine.conftest import FINETUNE, log_rows, losses
 from vlmtool.convert.pth_to_hf import pth_to_hf
 from vlmtool.models.checkpoint import read_checkpoint
 from vlmtool.models.folder import load_tensors
+from vlmtool.utils.errors import CheckpointError
 
 LORA = "llm.lora=dict(r=8, alpha=16)"  # no dropout: equalities
 STRATEGIES = ("ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
@@ -76,6 +77,13 @@ def test_losses_weights_and_resumed_runs_equal_those_of_one_process(run, small, 
         weights = read_checkpoint(folder / "iter_4.pth").state_dict
         for weight in expected:
             torch.testing.assert_close(weights[weight], expected[weight], rtol=1e-4, atol=1e-6)
+    pieces = tmp_path / "deepspeed_zero2" / "iter_2.pth"
+    with pytest.raises(CheckpointError, match=r"saved in pieces, .*stage 2, 2 processes.*; go on with the strategy"):
+        run("pieces", *alone, resume_from=pieces)
+    words = [*command(small, tmp_path / "fewer", *alone), "--deepspeed", "zero2", "--resume-from", str(pieces)]
+    fewer = start(words)
+    assert fewer.returncode == 1 and "was saved by stage 2, 2 processes; this run is DeepSpeed" in fewer.stderr
+    assert "init_from" in fewer.stderr and "Traceback" not in fewer.stderr
     assert [row["skipped"] for row in log_rows(tmp_path / "exploded").values()] == [True, True]
     before = read_checkpoint(tmp_path / file.stem / "iter_2.pth").state_dict
     after = read_checkpoint(tmp_path / "exploded" / "iter_4.pth").state_dict
