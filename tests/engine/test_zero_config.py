@@ -99,7 +99,7 @@ def test_what_needs_whole_weights_goes_with_pieces_of_the_optimiser():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "is no JSON"),
+        ("{", "cannot be read: "),
         ("[1]", "holds no JSON object"),
         ('{"zero_optimisation": {"stage": 2}}', "has no section 'zero_optimization'. Did you mean 'zero_optimisation'"),
         ('{"zero_optimization": {"stage": 5}}', r"stage = 5\.\nGive stage 1, 2 or 3"),

@@ -5,8 +5,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from vlmtool.utils.errors import UsageError, did_you_mean
-from vlmtool.utils.files import read_json
+from vlmtool.utils.errors import CheckpointError, UsageError, did_you_mean, message_lines
+from vlmtool.utils.files import read_json_object
 
 PREFIX = "deepspeed_"
 _CPU = {"device": "cpu", "pin_memory": True}
@@ -77,12 +77,9 @@ def _read(path: Path) -> dict[str, Any]:
         UsageError: it holds no JSON object.
     """
     try:
-        settings = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: is no JSON: {error}\nExample: {EXAMPLE}") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{path}: holds no JSON object.\nExample: {EXAMPLE}")
-    return settings
+        return read_json_object(path)
+    except CheckpointError as error:
+        raise UsageError(f"{message_lines(error)[0]}\nExample: {EXAMPLE}") from error
 
 
 def complete(
