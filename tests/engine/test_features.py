@@ -162,13 +162,14 @@ def test_all_are_made_before_by_a_command_of_their_own(run, small, keeping, enco
     assert losses(kept) == pytest.approx(losses(run("plain", *TWICE)), rel=1e-6)
 
 
-def test_pictures_that_cannot_be_read_are_named(small, keeping, standins, tmp_path, capsys):
+@pytest.mark.parametrize("more", [(), ("vision_encoder.tiles=((1, 2), (2, 1))", "data.pad_to_square=False")])
+def test_pictures_that_cannot_be_read_are_named(small, keeping, standins, tmp_path, capsys, more):
     pictures = tmp_path / "pictures"
     shutil.copytree(standins.images, pictures)
     first, second = sorted(pictures.iterdir())[:2]
     first.unlink()
     second.write_bytes(b"no picture")
-    values = words(*small, keeping("int8"), f"data.image_folder={str(pictures)!r}")
+    values = words(*small, keeping("int8"), f"data.image_folder={str(pictures)!r}", *more)
     assert invoke(app, ["data", "cache", FINETUNE, *values], debug=True) == 0
     said = capsys.readouterr().out
     assert "30 pictures encoded" in said and f"2 pictures cannot be read, first '{first.name}': " in said

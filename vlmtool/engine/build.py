@@ -99,7 +99,7 @@ def build_runner(
     if recipe.vision_encoder.cache is not None:
         model.store = open_store(recipe.vision_encoder.cache, model.vision_encoder, transform.views, dtype)
     feed = build_feed(recipe, Renderer(tokenizer, template, transform.num_tokens), transform, model.store)
-    features = tell_features(model, feed.dataset, recipe.schedule.epochs) if model.store is not None else None
+    features = tell_features(model, feed.dataset, feed.epochs) if model.store is not None else None
     origin = data_origin(recipe, feed.dataset.sizes)
     meta = checkpoint_meta(name, recipe, origins, model, template, origin, start.parents, start.forced)
     check_same({**meta, "resume_from": str(resume_from)})

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.parts import FeatureCache
 from vlmtool.utils.checklist import counted
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.feature_store import FeatureStore
 
 NAME = 16  # characters of a hash in a folder's name
@@ -95,13 +96,12 @@ def tell_features(model: VisionLanguageModel, dataset: Mixture, epochs: float) -
 
 
 def mean_views(pictures: Sequence[tuple[ImageTransform, Image]]) -> float:
-    """Views of a picture, on average over the first of them."""
-    few = pictures[:SAMPLED]
-    counts = [
-        transform.views.num_views(transform.size(image) if transform.views.needs_size else (0, 0))
-        for transform, image in few
-    ]
-    return sum(counts) / max(1, len(few))
+    """Views of a picture, on average over the first of them; one that cannot be read is told where it is used."""
+    counts = []
+    for transform, image in pictures[:SAMPLED]:
+        with suppress(DataError):
+            counts.append(transform.views.num_views(transform.size(image) if transform.views.needs_size else (0, 0)))
+    return sum(counts) / max(1, len(counts))
 
 
 def check_room(store: FeatureStore, encoder: ImageEncoder, num_pictures: int, views: float) -> str:

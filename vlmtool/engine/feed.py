@@ -49,6 +49,11 @@ class Feed:
     steps: int
     """Optimiser steps of the run."""
 
+    @property
+    def epochs(self) -> float:
+        """Passes over the data that these steps make."""
+        return self.steps * self.plan.step_size / self.plan.epoch_size
+
 
 def build_feed(
     recipe: Recipe, renderer: Renderer, transform: ImageTransform, store: FeatureStore | None = None
