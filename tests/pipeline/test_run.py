@@ -199,9 +199,10 @@ def test_the_real_command_goes_on_and_ends_with_a_table(work, copy):
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0 and run.stderr.count("$ vlmtool ") == 1, run.stderr
     assert (copy / "tune/hf/vlmtool.json").is_file()
-    table = "".join(run.stdout[run.stdout.index("last loss") :].split())
+    table = run.stdout[run.stdout.index("last loss") :]
     losses = [json.loads((copy / name / "train_log.jsonl").read_text().splitlines()[-1])["loss"] for name in STAGES]
-    assert all(f"{loss:.4f}" in table for loss in losses) and "CircularEval:0.0" in table
+    assert all(f"{loss:.4f}" in table for loss in losses) and "CircularEval: 0.0" in table
+    assert f"  {copy / 'tune'}\n" in re.sub(" +\n", "\n", table), "the folder stands unbroken in its line"
     assert f"vlmtool inspect {copy / 'tune/merged'}" in run.stdout
 
 

@@ -9,7 +9,7 @@ import typer
 
 from vlmtool.cli import options
 from vlmtool.utils.errors import UsageError
-from vlmtool.utils.terminal import clean, err, out
+from vlmtool.utils.terminal import clean, err, out, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,13 +68,13 @@ def run(
 
     ends = Ends(pipeline.root)
     standings = check_pipeline(pipeline, ends, repeat)
-    (out() if dry_run else err()).print(plan_table(pipeline, standings, ends), soft_wrap=False)
+    print_table(out() if dry_run else err(), plan_table(pipeline, standings, ends))
     if dry_run:
         if not _check_stages(standings, num_processes):
             raise typer.Exit(1)
         return
     run_pipeline(pipeline, ends, repeat)
-    out().print(end_table(pipeline, look(pipeline.stages, ends)), soft_wrap=False)
+    print_table(out(), end_table(pipeline, look(pipeline.stages, ends)))
     _print_next(pipeline)
 
 

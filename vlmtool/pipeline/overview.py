@@ -18,9 +18,9 @@ from vlmtool.utils.terminal import clean
 
 def plan_table(pipeline: Pipeline, standings: Sequence[Standing], ends: Ends) -> Table:
     """Each step with its folder, and how far it is."""
-    table = _table("step", "folder", "state")
+    table = _table("step", "state", "folder")
     for one in standings:
-        _add(table, f"{one.stage.number}. {one.stage.name}", str(one.stage.folder), _state(one))
+        _add(table, f"{one.stage.number}. {one.stage.name}", _state(one), str(one.stage.folder))
     for row in _after(pipeline, standings[-1], ends):
         _add(table, *row)
     return table
@@ -39,20 +39,20 @@ def _after(pipeline: Pipeline, last: Standing, ends: Ends) -> Iterator[tuple[str
     end = last.trained if last.is_finished else None
     folders = {"convert": pipeline.model_folder, **({"merge": pipeline.result} if pipeline.merges else {})}
     for title, folder in folders.items():
-        yield title, str(folder), "done" if end is not None and is_made_of(folder, end.sha256) else "to be written"
+        yield title, "done" if end is not None and is_made_of(folder, end.sha256) else "to be written", str(folder)
     for evaluation in pipeline.evaluations:
         done = end is not None and is_scored(pipeline, evaluation, scored_of(evaluation, end), ends)
-        yield f"eval {evaluation.benchmark}", str(pipeline.scores(evaluation)), "done" if done else "to be scored"
+        yield f"eval {evaluation.benchmark}", "done" if done else "to be scored", str(pipeline.scores(evaluation))
 
 
 def end_table(pipeline: Pipeline, standings: Sequence[Standing]) -> Table:
     """Steps, folder and last loss of each stage; the scores stand with the last one, whose weights they are of."""
-    table = _table("stage", "steps", "folder", "last loss", "score")
+    table = _table("stage", "steps", "last loss", "score", "folder")
     for one in standings:
         is_last = one.stage is pipeline.last
         score = "\n".join(_score(pipeline)) if is_last else ""
         step, loss = _last_step(one.stage)
-        _add(table, one.stage.name, step, str(one.stage.folder), loss, score)
+        _add(table, one.stage.name, step, loss, score, str(one.stage.folder))
     return table
 
 
@@ -74,10 +74,7 @@ def _score(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+    return Table(*columns, box=None, pad_edge=False)
 
 
 def _add(table: Table, *cells: str) -> None:

@@ -8,8 +8,11 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 T = TypeVar("T")
+
+_LONGEST = 10_000  # columns of a line
 
 # Whole sequences first, so that their remains do not show: CSI, and the strings OSC, DCS, SOS, PM and APC that end on
 # their line. Then every control left, but tab and newline: without ESC and its 8-bit forms nothing else is a sequence,
@@ -41,6 +44,13 @@ def out() -> Console:
 def err() -> Console:
     """Console for progress and errors (stderr)."""
     return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print `table` with lines as long as they need: a path that is broken cannot be copied."""
+    needed = console.measure(table, options=console.options.update(max_width=_LONGEST))
+    console.width = max(console.width, needed.maximum)
+    console.print(table)
 
 
 def progress(*columns: TextColumn) -> Progress:
