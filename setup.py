@@ -36,6 +36,7 @@ REQUIRES = [
 ]
 EXTRAS = {
     "dev": ["hypothesis>=6.100", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "tiktoken>=0.8", "wheel"],
+    "liger": ["liger-kernel>=0.5"],
     "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
 }
 # Every kind of file that stands beside the code: recipes are .py, the rest is data that the code opens.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from bench_preflight import VOCABULARY, make_images, make_tokenizer
+from data_startup import VOCABULARY, make_images, make_tokenizer
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 PORT = 29790

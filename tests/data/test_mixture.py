@@ -142,7 +142,7 @@ def test_samples_are_numbered_one_set_after_another(one_set):
     mixture = Mixture(sets)
     scans = mixture.scan()
     assert [mixture[index].id for index in range(len(mixture))] == ["a0", "a1", "a2", "b0", "c0", "c1"]
-    assert [found.id for found in mixture.conversations] == ["a0", "a1", "a2", "b0", "c0", "c1"]
+    assert [mixture.conversation(number).id for number in range(len(mixture))] == ["a0", "a1", "a2", "b0", "c0", "c1"]
     assert mixture.sizes == [scan.num_samples for scan in scans] == [3, 1, 2]
     assert mixture.lengths == [len(mixture[index].input_ids) for index in range(6)]
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from tests.engine.conftest import FINETUNE, PRETRAIN, as_overrides, on_standins
@@ -18,7 +20,16 @@ from vlmtool.cli import train as train_command
 from vlmtool.engine import resources
 from vlmtool.engine.build import build_runner
 from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector
-from vlmtool.engine.resources import checkpoint_bytes, count, disk_row, memory_need, memory_row, num_checkpoints, size
+from vlmtool.engine.resources import (
+    PassLoad,
+    checkpoint_bytes,
+    count,
+    disk_row,
+    memory_need,
+    memory_row,
+    num_checkpoints,
+    size,
+)
 from vlmtool.engine.trainable import check_trainable
 from vlmtool.models.build import build_llm
 from vlmtool.recipe.catalog import recipes
@@ -390,12 +401,41 @@ def test_the_memory_of_weights_is_predicted(small, standins, quantization):
     assert need.gradients == 4 * trained and need.optimizer == 8 * trained
 
 
+@pytest.mark.parametrize("tuned", [None, ["q_proj", "v_proj"]])
+def test_the_memory_of_activations_is_predicted(small, standins, tuned):
+    """Against what autograd keeps of a model with proportions as Llama has them; by a quarter or so."""
+    tokens, width, blocks = 512, 256, 6
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=688, num_hidden_layers=blocks, num_attention_heads=8, vocab_size=1000
+    )
+    llm = LlamaForCausalLM(config)
+    body = llm.model if tuned is None else get_peft_model(llm, LoraConfig(target_modules=tuned)).model.model
+    weights = {weight.untyped_storage().data_ptr() for weight in llm.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        body(inputs_embeds=torch.randn(1, tokens, width, requires_grad=True), use_cache=False)
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    recipe = load_recipe(FINETUNE, small)
+    model = planned(recipe, standins.llama, standins.clip)
+    model.llm = llm
+    need = memory_need(model, recipe, CPU, PassLoad(tokens, 100, 0.0))
+    assert 0.75 < need.activations / real < 1.25
+    assert need.logits == 100 * 1000 * 4
+
+
 def test_too_little_memory_is_a_warning(dry_run, tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("1000000\n")
     monkeypatch.setattr(resources, "CGROUP_LIMIT", tmp_path / "memory.max")
     run = dry_run()
     assert run.exit_code == 0
-    assert re.match(r"5\.\d MB of 1\.0 MB RAM, before activations: llm 1\.\d MB", run.of("warning")["memory"])
+    told = r"7\.\d MB of 1\.0 MB RAM, estimated for the largest pass: llm 1\.\d MB.*activations 2\.\d MB"
+    assert re.match(told, run.of("warning")["memory"])
 
 
 def test_processes_share_the_ram_but_each_has_its_gpu(small, standins):
@@ -426,3 +466,30 @@ def test_benchmarks_of_the_training_are_opened(dry_run, tmp_path, entry, said):
     (tmp_path / "table.tsv").write_text("index\tquestion\tA\tB\tanswer\timage\n" + row + row)
     run = dry_run(f"schedule.eval=['{entry.format(table=tmp_path / 'table.tsv')}']")
     assert run.exit_code == 1 and said in run.of("error")["schedule.eval"]
+
+
+def test_real_steps_tell_their_time_and_memory(dry_run, tmp_path):
+    run = dry_run("schedule.max_steps=6000", options=("--steps", "2"))
+    told = re.match(r"(\S+) s, the median of 2 real steps; (\S+) min for all 6,000", run.of("ok")["step time"])
+    seconds, minutes = map(float, told.groups())
+    assert run.exit_code == 0 and minutes == pytest.approx(100 * seconds, abs=0.06)
+    peaks = [detail for level, what, detail in run.rows if what == "memory"]
+    assert re.match(r"peak \d+ MB|peak \d\.\d GB", peaks[1])
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_real_steps_that_fail_are_an_error(dry_run):
+    never = "mmengine=dict(custom_hooks=[dict(type='no.such.Hook')])"
+    run = dry_run(never, options=("--steps", "1"))
+    assert run.exit_code == 1 and "no.such" in run.of("error")["real steps"]
+
+
+def test_real_steps_belong_to_the_dry_run(dry_run):
+    with pytest.raises(UsageError, match="--steps: belongs to --dry-run"):
+        train_command.train(FINETUNE, steps=3)
+
+
+def test_a_pass_is_told_with_and_without_packing(dry_run):
+    padded, packed = dry_run().of("ok")["a pass"], dry_run("schedule.pack_to=2048").of("ok")["a pass"]
+    assert re.match(r"[\d,]+ tokens on average, up to [\d,]+ with padding", padded)
+    assert re.match(r"up to 2,048 tokens, about \d+\.\d samples packed into it", packed)

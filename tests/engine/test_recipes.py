@@ -111,7 +111,7 @@ def train(name: str, said: dict[str, Any], parts: PartLibrary, records: Path, fo
 
 
 def token_counts(dataset: ConversationDataset) -> set[int]:
-    images = [image for conversation in dataset.conversations for image in conversation.images]
+    images = [image for part in dataset.parts for conversation in part.conversations for image in conversation.images]
     return {dataset.transform.num_tokens(image) for image in images}
 
 

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, CLIPVisionModel
+from transformers.models.clip.modeling_clip import CLIPMLP
 
 from tests.engine.conftest import FINETUNE, PRETRAIN, log_rows, losses
 from vlmtool.engine.build import build_runner
@@ -170,6 +171,57 @@ def test_bf16_and_activation_checkpointing_train(run):
         reference, rel=1e-5
     )
     assert losses(run("bf16", LORA, "runtime.dtype='bfloat16'")) == pytest.approx(reference, abs=0.05)
+
+
+def test_activations_of_the_encoder_can_be_computed_again(run, monkeypatch):
+    """Its blocks run a second time in the backward pass, and the losses are the same."""
+    trained = (LORA, "vision_encoder.freeze=None", "vision_encoder.lora=dict(r=4, alpha=8)")
+    runs = []
+    for parts in ((), ("vision_encoder",), ("llm", "vision_encoder")):
+        made = []
+        monkeypatch.setattr(CLIPMLP, "forward", counting(CLIPMLP.forward, made))
+        folder = run(f"{len(parts)}", *trained, f"runtime.activation_checkpointing={parts!r}")
+        runs.append((losses(folder), len(made)))
+        monkeypatch.undo()
+    assert runs[1][0] == pytest.approx(runs[0][0], rel=1e-5) == runs[2][0]
+    assert runs[1][1] == runs[2][1] > runs[0][1]
+
+
+def counting(method, calls):
+    def counted(*arguments, **options):
+        calls.append(1)
+        return method(*arguments, **options)
+
+    return counted
+
+
+def test_a_part_that_cannot_be_computed_again_is_refused(run):
+    with pytest.raises(RecipeError, match=r"runtime\.activation_checkpointing.*'llm' or 'vision_encoder'"):
+        run("x", LORA, "runtime.activation_checkpointing=('projector',)")
+
+
+def test_liger_is_refused_without_a_gpu(run):
+    with pytest.raises(UsageError, match=r"runtime\.liger: its kernels need a GPU"):
+        run("x", LORA, "runtime.liger=True")
+
+
+def test_the_optimiser_moves_all_weights_in_one_pass_to_the_same_place(run):
+    """Also where an older checkpoint, whose optimiser did not, is gone on from."""
+    fused = run("fused", LORA)
+    loops = run(
+        "loops", LORA, "mmengine=dict(optim_wrapper=dict(optimizer=dict(fused=False)))", "schedule.save_every=2"
+    )
+    assert losses(fused) == pytest.approx(losses(loops), rel=1e-6)
+    on = run("on", LORA, resume_from=loops / "iter_2.pth")
+    assert losses(on)[-1] == pytest.approx(losses(loops)[-1], rel=1e-6)
+
+
+def test_adam_with_moments_in_8_bits_learns_and_goes_on(run):
+    eight = (LORA, "schedule.optimizer='bitsandbytes.optim.PagedAdamW8bit'", "schedule.save_every=2")
+    whole = run("whole", *eight)
+    assert losses(whole) == pytest.approx(losses(run("float", LORA)), rel=0.02)
+    on = run("on", *eight, resume_from=whole / "iter_2.pth")
+    assert losses(on)[-2:] == losses(whole)[-2:]
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,23 @@ def dry_run(
     resume: bool = False,
     resume_from: Path | None = None,
     force: bool = False,
+    steps: int | None = None,
 ) -> bool:
     """Print the table; True where the training could run. The options are those of `train`."""
     from vlmtool.data.check_report import DEFECTS
     from vlmtool.engine.preflight import preflight
+    from vlmtool.engine.trial import trial_rows
     from vlmtool.recipe.catalog import default_work_dir
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.checklist import checklist_table, counted
-    from vlmtool.utils.terminal import clean, out
+    from vlmtool.utils.terminal import clean, err, out
 
     recipe = load_recipe(config, overrides)
     folder = work_dir or default_work_dir(config)
     report = preflight(recipe, Path(config).stem, folder, deep, num_processes, resume, resume_from, force)
+    if steps is not None and not report.count("error"):
+        err().print(f"Taking {counted(steps, 'real step')} …")
+        report.rows += trial_rows(config, overrides, steps, report.steps)
     console = out()
     console.print(checklist_table(report.rows), soft_wrap=False)
     errors, warnings = report.count("error"), report.count("warning")

@@ -31,6 +31,9 @@ def train(
         bool, typer.Option("--dry-run", help="Check everything, print what is wrong, and train nothing.")
     ] = False,
     deep: Annotated[bool, typer.Option("--deep", help="With --dry-run: decode every image whole.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: take so many real steps, and tell their time and memory.")
+    ] = None,
 ) -> None:
     """Train a recipe. NPROC_PER_NODE=8 in front starts eight processes."""
     if resume_from is not None and not resume_from.is_file():
@@ -38,6 +41,8 @@ def train(
     options.check_launcher(launcher)
     if deep and not dry_run:
         raise UsageError("--deep: belongs to --dry-run.\nAdd --dry-run, or drop --deep.")
+    if steps is not None and not dry_run:
+        raise UsageError("--steps: belongs to --dry-run.\nAdd --dry-run, or set schedule.max_steps.")
     overrides = [*(set_ or []), *(cfg_options or []), *options.strategy(deepspeed)]
     if seed is not None:
         overrides.append(f"runtime.seed={seed}")
@@ -57,7 +62,7 @@ def train(
 
         launched = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
         num_processes = launch.num_processes * launch.num_nodes if launch is not None else launched
-        if not check(config, overrides, work_dir, deep, num_processes, resume, resume_from, force):
+        if not check(config, overrides, work_dir, deep, num_processes, resume, resume_from, force, steps):
             raise typer.Exit(1)
         return
     if "LOCAL_RANK" not in os.environ:  # told at once, and once: before torch is imported or the processes start

@@ -1,8 +1,11 @@
 """A map-style dataset of rendered samples, and the scan that is made before the first step."""
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +74,7 @@ class ConversationDataset(Dataset[Sample]):
         bad: Sequence[BadSample] | None = None,
         name: str = "",
     ) -> None:
-        self.conversations = list(conversations)
+        self.conversations = conversations
         self.skips_bad = bad is not None
         self.bad = list(bad or ())
         self.renderer = renderer
@@ -95,8 +98,10 @@ class ConversationDataset(Dataset[Sample]):
 
     def count_among(self, origins: Container[str]) -> int:
         """How many of its samples, usable or not, are from these places."""
-        places = [*(sample.origin for sample in self.conversations), *(sample.origin for sample in self.bad)]
-        return sum(place in origins for place in places)
+        return sum(place in origins for place in chain(self._origins(), (sample.origin for sample in self.bad)))
+
+    def _origins(self) -> Iterator[str]:
+        return (conversation.origin for conversation in self.conversations)
 
     def __getitem__(self, index: int) -> Sample:
         bad: list[BadSample] = []
@@ -105,9 +110,7 @@ class ConversationDataset(Dataset[Sample]):
             try:
                 return replace(self._load(conversation), replaced=tuple(bad))
             except DataError as error:
-                if not self.skips_bad:
-                    raise
-                bad.append(BadSample(conversation.id, conversation.origin, str(error).partition("\n")[0]))
+                bad.append(self._bad(conversation.id, conversation.origin, error))
         raise DataError(f"{self._told}Not one sample can be used.\nFirst: {bad[0].reason}")
 
     def _load(self, conversation: Conversation) -> Sample:
@@ -119,66 +122,110 @@ class ConversationDataset(Dataset[Sample]):
         return Sample(conversation.id, torch.tensor(rendered.input_ids), torch.tensor(rendered.labels), pixels)
 
     def scan(self, description: str = "Reading samples") -> ScanReport:
-        """Render every sample once: note lengths, drop samples without a supervised token, count what is cut.
+        """Look at every sample once: note lengths, drop samples without a supervised token, count what is cut.
 
         Raises:
             DataError: an image is missing or no picture, an image would be cut, or nothing is left to learn from.
         """
         report = ScanReport()
-        kept: list[Conversation] = []
-        self.lengths = []
         missing = Counter[str]()
-        for conversation in track(self.conversations, len(self.conversations), description):
-            try:
-                absent = self._look_at_images(conversation)
-                if absent and self.skips_bad:
-                    raise DataError(f"image '{absent[0]}' is missing")
-                missing.update(absent)
-                if absent:  # told all at once at the end
-                    continue
-                whole = self.renderer.sample(conversation)
-                rendered = cut(whole, self.max_length, conversation, self.renderer.image_token_id)
-            except DataError as error:
-                if not self.skips_bad:
-                    raise
-                reason = str(error).partition("\n")[0]
-                self.bad.append(BadSample(conversation.id, conversation.origin, reason))
+        kept, cut_answers, unsupervised = list[int](), list[int](), list[int]()
+        self.lengths = []
+        for number, look in enumerate(self._looks(description)):
+            if isinstance(look, BadSample):
+                self.bad.append(look)
                 continue
-            if not rendered.num_supervised:
-                report.unsupervised.append(conversation.id)
+            missing.update(look.absent)
+            if look.absent:  # told all at once at the end
                 continue
-            if len(whole.input_ids) > self.max_length:
-                report.cut_answers.append(conversation.id)
-            kept.append(conversation)
-            self.lengths.append(len(rendered.input_ids))
-            report.num_images += len(conversation.images)
-            report.num_supervised += rendered.num_supervised
+            if not look.num_supervised:
+                unsupervised.append(number)
+                continue
+            if look.is_cut:
+                cut_answers.append(number)
+            kept.append(number)
+            self.lengths.append(look.length)
+            report.num_images += look.num_images
+            report.num_supervised += look.num_supervised
         _refuse_missing(missing, self.transform)
         if not kept:
             raise DataError(
                 f"{self._told}No sample has a supervised token.\n"
                 "Do the records have answers (from: gpt) that fit in data.max_length?"
             )
-        self.conversations = kept
+        report.cut_answers, report.unsupervised = (
+            [self.conversations[number].id for number in numbers] for numbers in (cut_answers, unsupervised)
+        )
+        self._keep(kept)
         report.num_samples = len(kept)
         report.num_tokens = sum(self.lengths)
         return report
 
-    def _look_at_images(self, conversation: Conversation) -> list[str]:
-        """Those of a sample's pictures that are not there.
+    def _looks(self, description: str) -> Iterator["Look | BadSample"]:
+        """At each sample, in their order."""
+        return (self._look(one) for one in track(self.conversations, len(self.conversations), description))
 
-        Only headers are read: enough to find what is no picture, little enough for every start.
-        """
-        absent = []
-        for image in conversation.images:
-            if isinstance(image.source, str):
-                try:
-                    check_picture(self.transform.image_folder / image.source)
-                except MissingImage:
-                    absent.append(image.source)
-                except DataError as error:
-                    raise DataError(f"{_named(conversation)}: {error}") from error
-        return absent
+    def _look(self, conversation: Conversation) -> "Look | BadSample":
+        """At a sample; what is wrong with it is raised where bad samples are not skipped."""
+        try:
+            look = look_at(conversation, self.renderer, self.transform.image_folder, self.max_length)
+            if look.absent and self.skips_bad:
+                raise DataError(f"image '{look.absent[0]}' is missing")
+        except DataError as error:
+            return self._bad(conversation.id, conversation.origin, error)
+        return look
+
+    def _bad(self, sample_id: str, origin: str, error: DataError) -> BadSample:
+        if not self.skips_bad:
+            raise error
+        return BadSample(sample_id, origin, str(error).partition("\n")[0])
+
+    def _keep(self, numbers: Sequence[int]) -> None:
+        """Leave the other samples out."""
+        self.conversations = [self.conversations[number] for number in numbers]
+
+
+class Look(NamedTuple):
+    """What is known of a sample whose picture is not decoded."""
+
+    length: int
+    """Tokens, after a cut."""
+    num_supervised: int
+    num_images: int
+    is_cut: bool
+    """It is longer than max_length, and its last answer ends early."""
+    absent: tuple[str, ...] = ()
+    """Pictures that are not there; of such a sample nothing else is known."""
+
+
+def look_at(conversation: Conversation, renderer: Renderer, image_folder: Path, max_length: int) -> Look:
+    """Render a sample, and look whether its pictures are there.
+
+    Raises:
+        DataError: an image is no picture or would be cut, or the template does not take the sample.
+    """
+    absent = tuple(_absent_images(conversation, image_folder))
+    if absent:
+        return Look(0, 0, 0, False, absent)
+    whole = renderer.sample(conversation)
+    rendered = cut(whole, max_length, conversation, renderer.image_token_id)
+    is_cut = len(whole.input_ids) > max_length
+    return Look(len(rendered.input_ids), rendered.num_supervised, len(conversation.images), is_cut)
+
+
+def _absent_images(conversation: Conversation, image_folder: Path) -> Iterator[str]:
+    """Those of a sample's pictures that are not there.
+
+    Only headers are read: enough to find what is no picture, little enough for every start.
+    """
+    for image in conversation.images:
+        if isinstance(image.source, str):
+            try:
+                check_picture(image_folder / image.source)
+            except MissingImage:
+                yield image.source
+            except DataError as error:
+                raise DataError(f"{_named(conversation)}: {error}") from error
 
 
 def cut(rendered: Rendered, max_length: int, conversation: Conversation, image_token_id: int) -> Rendered:

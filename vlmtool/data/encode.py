@@ -4,6 +4,7 @@ import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Any
 
 from tokenizers import Tokenizer, models
@@ -40,11 +41,11 @@ class Encoded:
 
     def add(self, words: Sequence[Word], starts: Sequence[int]) -> None:
         """Append words; each begins at a character of the text."""
+        pieces = [ids for ids, _ in words]
         self._starts += starts
-        for ids, offsets in words:
-            self._firsts.append(len(self.ids))
-            self._offsets.append(offsets)
-            self.ids += ids
+        self._firsts += accumulate(map(len, pieces[:-1]), initial=len(self.ids))
+        self._offsets += [offsets for _, offsets in words]
+        self.ids += chain.from_iterable(pieces)
 
     def first_from(self, place: int) -> int:
         """Index of the first token that starts at character `place` or after it."""

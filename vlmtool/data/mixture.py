@@ -24,9 +24,14 @@ class Mixture(Dataset[Sample]):
         return sum(self.sizes)
 
     def __getitem__(self, index: int) -> Sample:
+        part, place = self._place(index)
+        return part[place]
+
+    def _place(self, index: int) -> tuple[ConversationDataset, int]:
+        """The set that a sample is of, and its number there."""
         ends = list(accumulate(self.sizes))
         number = bisect_right(ends, index)
-        return self.parts[number][index - ends[number]]  # an end is behind its set: negative, as lists count
+        return self.parts[number], index - ends[number] + self.sizes[number]
 
     def scan(self) -> list[ScanReport]:
         """Scan each set, as `ConversationDataset.scan` does."""
@@ -43,10 +48,10 @@ class Mixture(Dataset[Sample]):
         """Tokens of each sample, once scanned."""
         return [length for part in self.parts for length in part.lengths]
 
-    @property
-    def conversations(self) -> list[Conversation]:
-        """Of all sets."""
-        return [conversation for part in self.parts for conversation in part.conversations]
+    def conversation(self, index: int) -> Conversation:
+        """A sample before it is rendered."""
+        part, place = self._place(index)
+        return part.conversations[place]
 
     @property
     def bad(self) -> list[BadSample]:

@@ -3,8 +3,9 @@
 Each kind knows from a picture's size alone how many tokens it takes, so that prompts are made before it is decoded.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image as PILImage
@@ -159,6 +160,13 @@ class NativeViews:
         sizes = torch.tensor([[picture.height, picture.width] for picture in pictures])
         longest = int(shapes.prod(1).max())
         return Pixels(made["pixel_values"][:, :longest], torch.cat([shapes, sizes], 1))
+
+
+def preparation(views: Views) -> dict[str, Any]:
+    """How pictures are prepared, as plain values."""
+    values = {key: value.to_dict() if hasattr(value, "to_dict") else value for key, value in vars(views).items()}
+    plain = {key: value for key, value in values.items() if not callable(value)}
+    return {"kind": type(views).__name__, **json.loads(json.dumps(plain, default=str))}
 
 
 def background(processor: BaseImageProcessor) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ from vlmtool.models.build import build_beside, build_llm, build_projector, build
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.imports.fit import ImportReport
-from vlmtool.models.llm import compile_blocks
+from vlmtool.models.llm import compile_blocks, use_liger
 from vlmtool.models.packed_attention import take_packed_rows
 from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
@@ -154,8 +154,11 @@ def build_model(
         take_packed_rows(llm)
     if recipe.runtime.compile:
         compile_blocks(llm)
-    if recipe.runtime.activation_checkpointing:
-        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if recipe.runtime.liger:
+        use_liger(llm)
+    recomputed = {"llm": [llm], "vision_encoder": [one.model for one in encoder.encoders]}
+    for part in (one for name in recipe.runtime.activation_checkpointing for one in recomputed[name]):
+        part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from vlmtool.data.conversation import Image
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.mixture import Mixture
-from vlmtool.data.views import Views
+from vlmtool.data.views import Views, preparation
 from vlmtool.engine.resources import size
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.vlm import VisionLanguageModel
@@ -69,13 +69,6 @@ def weights_hash(encoder: nn.Module) -> str:
     return found.hexdigest()
 
 
-def preparation(views: Views) -> dict[str, Any]:
-    """How pictures are prepared, as plain values."""
-    values = {key: value.to_dict() if hasattr(value, "to_dict") else value for key, value in vars(views).items()}
-    plain = {key: value for key, value in values.items() if not callable(value)}
-    return {"kind": type(views).__name__, **json.loads(json.dumps(plain, default=str))}
-
-
 def tell_features(model: VisionLanguageModel, dataset: Mixture, epochs: float) -> str:
     """What keeping the features of a run takes and saves, before it starts.
 
@@ -83,13 +76,14 @@ def tell_features(model: VisionLanguageModel, dataset: Mixture, epochs: float) -
         UsageError: there is not enough room.
     """
     assert model.store is not None
-    pictures = {
-        (part.transform.image_folder, image.source): (part.transform, image)
-        for part in dataset.parts for conversation in part.conversations for image in conversation.images
-    }  # fmt: skip
+    pictures: dict[tuple[Path, Any], tuple[ImageTransform, Image]] = {}
+    uses = 0
+    for part in dataset.parts:
+        for image in (image for conversation in part.conversations for image in conversation.images):
+            pictures.setdefault((part.transform.image_folder, image.source), (part.transform, image))
+            uses += 1
     views = mean_views(list(pictures.values()))
     told = check_room(model.store, model.vision_encoder, len(pictures), views)
-    uses = sum(len(conversation.images) for conversation in dataset.conversations)
     share = share_of_encoder(model, sum(dataset.lengths) / len(dataset), uses * views / len(dataset))
     when = "once each is known" if epochs > 1 else "in another run: here each is met once"
     return f"{told}. By its products the encoder is {100 * share:.0f} % of a step, which is saved {when}."

@@ -13,11 +13,13 @@ from vlmtool.data.dataset import BadSample, ConversationDataset, ScanReport
 from vlmtool.data.formats.llava import read_conversations
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.known_pictures import KnownPictures
+from vlmtool.data.large import LargeDataset
 from vlmtool.data.mixture import Mixture
 from vlmtool.data.render import Renderer
 from vlmtool.data.sampler import Share, StepPlan, StepSampler
 from vlmtool.data.templates.library import SET_TEMPLATE, find_training_template
 from vlmtool.engine.signals import STOPPING
+from vlmtool.engine.tables import is_large, open_large
 from vlmtool.recipe.schema import DataSet, Recipe
 from vlmtool.utils.distributed import rank, world_size
 from vlmtool.utils.errors import DataError
@@ -97,6 +99,9 @@ def build_dataset(
     if store is not None:
         own_transform = KnownPictures(own_transform.views, own_transform.image_folder, store)
     bad: list[BadSample] | None = [] if recipe.data.on_bad_sample == "skip" else None
+    if is_large(given):
+        counted = open_large(recipe, given, own_renderer, own_transform)
+        return LargeDataset(*counted, own_renderer, own_transform, recipe.data.max_length, bad, given.path)
     conversations = list(read_conversations(given.path, given.image_position or "as_written", _noting(bad)))
     return ConversationDataset(conversations, own_renderer, own_transform, recipe.data.max_length, bad, given.path)
 

@@ -171,7 +171,7 @@ class StepLoop(BaseLoop):
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the samples that a step draws, over all ranks."""
         plan, dataset = self.dataloader.batch_sampler.plan, self.dataloader.dataset
-        return [dataset.conversations[index].id for index in plan.step_samples(step)]
+        return [dataset.conversation(index).id for index in plan.step_samples(step)]
 
     def _count(self, micro_batches: Sequence[Batch], signals: StopSignals | None) -> dict[str, int]:
         """`COUNTED` over all ranks; with it every rank learns of a signal that one of them got."""

@@ -6,7 +6,7 @@ Nothing is trained and no weights are loaded. Every check is made, whatever the 
 import os
 from pathlib import Path
 
-from vlmtool.data.check_report import FileCounts
+from vlmtool.data.check_report import CheckReport, FileCounts
 from vlmtool.data.image_transform import open_picture
 from vlmtool.data.sampler import StepPlan
 from vlmtool.data.templates.library import find_training_template
@@ -18,7 +18,15 @@ from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, p
 from vlmtool.engine.preflight_data import check_records, check_templates
 from vlmtool.engine.preflight_report import PreflightReport
 from vlmtool.engine.preflight_start import check_start
-from vlmtool.engine.resources import checkpoint_bytes, count, disk_row, memory_need, memory_row, num_checkpoints
+from vlmtool.engine.resources import (
+    PassLoad,
+    checkpoint_bytes,
+    count,
+    disk_row,
+    memory_need,
+    memory_row,
+    num_checkpoints,
+)
 from vlmtool.engine.run_folder import lies_in
 from vlmtool.engine.trainable import check_trainable, num_parameters
 from vlmtool.models.checkpoint import last_checkpoint
@@ -76,7 +84,11 @@ def preflight(
     plan = step_plan(recipe, [of_set.num_samples for of_set in counts], num_processes)
     is_counted = all(of_set.num_samples and not of_set.num_bad for of_set in counts)
     check_start(report, recipe, parts, start, force, plan, is_counted)
-    report.rows += _resources(recipe, parts, work_dir, num_processes, plan)
+    load = _largest_pass(recipe, data) if data is not None and data.lengths else None
+    if load is not None and data is not None:
+        report.rows.append(Row("ok", "a pass", _told_pass(recipe, data, load)))
+    report.steps = _steps(recipe, plan)
+    report.rows += _resources(recipe, parts, work_dir, num_processes, plan, load)
     return report
 
 
@@ -168,10 +180,35 @@ def _check_flow(report: PreflightReport, parts: PlannedParts) -> None:
         report.attempt("projector", check_tokens, parts.projector, features)
 
 
-def _resources(recipe: Recipe, parts: PlannedParts, work_dir: Path, num_processes: int, plan: StepPlan) -> list[Row]:
+def _steps(recipe: Recipe, plan: StepPlan) -> int | None:
+    """Of the run; None where only the data tells, and nothing was read."""
+    return recipe.schedule.max_steps or (plan.steps(recipe.schedule.epochs) if plan.epoch_size else None)
+
+
+def _largest_pass(recipe: Recipe, data: CheckReport) -> PassLoad:
+    """The most that can come together in a micro-batch, padding included: samples as long as the longest."""
+    batch = recipe.schedule.batch_size
+    tokens = recipe.schedule.pack_to or batch * min(data.length_at(1), recipe.data.max_length)
+    return PassLoad(tokens, round(tokens * data.supervised_share), batch * data.num_images / max(1, data.num_samples))
+
+
+def _told_pass(recipe: Recipe, data: CheckReport, load: PassLoad) -> str:
+    schedule, mean = recipe.schedule, data.num_tokens / max(1, data.num_samples)
+    if schedule.pack_to is not None:
+        return f"up to {load.tokens:,} tokens, about {schedule.pack_to / mean:.1f} samples packed into it"
+    return f"{schedule.batch_size * mean:,.0f} tokens on average, up to {load.tokens:,} with padding"
+
+
+def _resources(
+    recipe: Recipe,
+    parts: PlannedParts,
+    work_dir: Path,
+    num_processes: int,
+    plan: StepPlan,
+    load: PassLoad | None = None,
+) -> list[Row]:
     """Steps, disk and memory."""
-    schedule, num_samples = recipe.schedule, plan.epoch_size
-    steps = schedule.max_steps or (plan.steps(schedule.epochs) if num_samples else None)
+    schedule, num_samples, steps = recipe.schedule, plan.epoch_size, _steps(recipe, plan)
     epochs = steps * plan.step_size // num_samples if steps and num_samples else int(schedule.epochs)
     rows = []
     if num_samples and steps:
@@ -180,5 +217,5 @@ def _resources(recipe: Recipe, parts: PlannedParts, work_dir: Path, num_processe
         device = pick_device()
         num = num_checkpoints(schedule, steps, epochs)
         rows.append(disk_row(num, checkpoint_bytes(model), work_dir))
-        rows.append(memory_row(memory_need(model, recipe, device), device, num_processes))
+        rows.append(memory_row(memory_need(model, recipe, device, load), device, num_processes))
     return rows

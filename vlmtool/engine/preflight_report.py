@@ -16,6 +16,8 @@ class PreflightReport:
     """What was found, in the order of the checks."""
 
     rows: list[Row] = field(default_factory=list)
+    steps: int | None = None
+    """Optimiser steps of the run, where they are known."""
 
     def attempt(self, what: str, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
         """What `function` returns; an error of it becomes a row, and None."""

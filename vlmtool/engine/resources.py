@@ -4,41 +4,58 @@ import os
 import resource
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from vlmtool.models.llm import blocks_of
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.recipe.memory import ADAM_STATES, FLOAT32, QUANTIZED
 from vlmtool.recipe.schema import Recipe, Schedule
 from vlmtool.utils.checklist import Row, counted
 
+KEPT, KEPT_AGAIN = 34, 2  # bytes of activations for a token, a layer and a feature, in 16 bits
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
+class PassLoad:
+    """What goes through the model at once: so many tokens and views of pictures, so many tokens supervised."""
+
+    tokens: int
+    supervised: int
+    views: float
+
+
+@dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes in each process; activations, which grow with the batch, come on top."""
+    """Bytes in each process."""
 
     weights: Mapping[str, float]
     """By part."""
     gradients: float
     optimizer: float
+    activations: float | None = None
+    """Of the largest pass, estimated; None where its size is not known."""
+    logits: float = 0.0
 
     @property
     def total(self) -> float:
-        """All of it."""
-        return sum(self.weights.values()) + self.gradients + self.optimizer
+        """All of it, activations where they are known."""
+        return sum(self.weights.values()) + self.gradients + self.optimizer + (self.activations or 0.0) + self.logits
 
 
-def memory_need(model: VisionLanguageModel, recipe: Recipe, device: torch.device) -> MemoryNeed:
+def memory_need(
+    model: VisionLanguageModel, recipe: Recipe, device: torch.device, load: PassLoad | None = None
+) -> MemoryNeed:
     """What training this model keeps in memory.
 
     Args:
         model: as planned, what is trained asking for gradients.
+        load: the largest pass.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * FLOAT32
     llm, quantization = model.llm, recipe.llm.quantization
@@ -48,7 +65,33 @@ def memory_need(model: VisionLanguageModel, recipe: Recipe, device: torch.device
         "vision_encoder": sum(_part_bytes(e, _frozen_bytes(e.model, device)) for e in model.vision_encoder.encoders),
         "projector": _part_bytes(model.projector, FLOAT32),
     }
-    return MemoryNeed(weights, trained, ADAM_STATES * trained)
+    need = MemoryNeed(weights, trained, ADAM_STATES * trained)
+    if load is None:
+        return need
+    logits = load.supervised * llm.get_output_embeddings().out_features * FLOAT32
+    return replace(need, activations=_activations(model, recipe, device, load), logits=logits)
+
+
+def _activations(model: VisionLanguageModel, recipe: Recipe, device: torch.device, load: PassLoad) -> float:
+    """Of the language model, and of the encoder where something in it is trained.
+
+    Source: Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, equation 2: 34 s b h bytes a layer in 16 bits,
+    without the attention scores, which are not kept; 2 s b h a layer that is computed again.
+    """
+    dtype = recipe.runtime.dtype
+    times = 2.0 if dtype == "float32" or (dtype == "auto" and device.type == "cpu") else 1.0
+    blocks, width = len(blocks_of(model.llm)), model.llm.get_input_embeddings().embedding_dim
+    total = load.tokens * width * _kept(blocks, "llm" in recipe.runtime.activation_checkpointing)
+    encoder = model.vision_encoder
+    if any(p.requires_grad for p in encoder.parameters()) and encoder.num_patches is not None:
+        kept = _kept(len(blocks_of(encoder)), "vision_encoder" in recipe.runtime.activation_checkpointing)
+        total += load.views * encoder.num_patches * encoder.hidden_size * kept
+    return times * total
+
+
+def _kept(blocks: int, again: bool) -> int:
+    """Bytes for a token and a feature in 16 bits; of what is computed again, one block's at a time."""
+    return KEPT + KEPT_AGAIN * blocks if again else KEPT * blocks
 
 
 def _frozen_bytes(part: nn.Module, device: torch.device) -> int:
@@ -81,13 +124,25 @@ def memory_row(need: MemoryNeed, device: torch.device, processes: int = 1) -> Ro
         available, where, total = torch.cuda.get_device_properties(device).total_memory, "GPU memory", need.total
     else:
         available, where, total = ram(), "RAM", need.total * processes
-    parts = {**need.weights, "gradients": need.gradients, "optimiser": need.optimizer}
+    of_pass = {"activations": need.activations or 0.0, "logits": need.logits}
+    parts = {**need.weights, "gradients": need.gradients, "optimiser": need.optimizer, **of_pass}
     told = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
     times = f", in each of {processes} processes" if total != need.total else ""
-    detail = f"{size(total)} of {size(available)} {where}, before activations: {told}{times}"
+    when = "before activations" if need.activations is None else "estimated for the largest pass"
+    detail = f"{size(total)} of {size(available)} {where}, {when}: {told}{times}"
     if total <= available:
         return Row("ok", "memory", detail)
-    return Row("warning", "memory", detail, "Quantise the LLM, train a LoRA or a smaller rank, or use a larger device.")
+    return Row("warning", "memory", detail, _smaller(need, available * need.total / total))
+
+
+def _smaller(need: MemoryNeed, available: float) -> str:
+    """What to change so that it fits."""
+    if need.total - (need.activations or 0.0) - need.logits <= available:
+        return (
+            "Set runtime.activation_checkpointing=True, a smaller schedule.batch_size with as much more accumulation, "
+            "or a smaller schedule.pack_to: the steps stay the same."
+        )
+    return "Quantise the LLM, train a LoRA or a smaller rank, or use a larger device."
 
 
 def ram() -> int:

@@ -10,13 +10,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
 
 from vlmtool.models.complete import check_complete
 from vlmtool.models.imports.vlm import find_vlm
 from vlmtool.models.legacy.find import find_legacy
 from vlmtool.models.legacy.load import load_legacy
 from vlmtool.models.pickled import check_pickled_weights
-from vlmtool.utils.errors import CheckpointError, message_lines
+from vlmtool.utils.errors import CheckpointError, UsageError, message_lines
 from vlmtool.utils.folder_kind import other_than_model
 from vlmtool.utils.remote_code import ALLOW, hub_kernel, needs_remote_code
 
@@ -145,6 +146,29 @@ def compile_blocks(llm: nn.Module) -> None:
     """Have each block compiled by torch, in place, at its first pass; alike as they are, they share the code."""
     for block in blocks_of(llm):
         block.compile(dynamic=True)
+
+
+def use_liger(llm: PreTrainedModel) -> None:
+    """Have Liger's kernels compute norms and gated MLPs, in place; loss and rotary positions stay as they are.
+
+    Raises:
+        UsageError: there is no GPU or no Liger, or it has nothing for this kind of model.
+
+    Source: https://github.com/linkedin/Liger-Kernel.
+    """
+    remedy = "Leave runtime.liger out."
+    if not torch.cuda.is_available():
+        raise UsageError(f"runtime.liger: its kernels need a GPU.\n{remedy}")
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as known
+    except ImportError as error:
+        raise UsageError(
+            f"runtime.liger: liger-kernel cannot be imported: {error}\npip install 'vlmtool[liger]', or leave it out."
+        ) from error
+    kind = llm.config.model_type
+    if kind not in known:
+        raise UsageError(f"runtime.liger: it has no kernels for a model of type '{kind}'.\n{remedy}")
+    apply_liger_kernel(llm, {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from vlmtool.recipe.parts import LLM, Projector, VisionEncoder
 from vlmtool.recipe.section import Section
@@ -53,6 +53,8 @@ class Data(Section):
     """`skip` leaves samples out that cannot be used and lists them; more than one in a hundred still stops the run."""
     num_workers: int = Field(2, ge=0)
     sample_prompts: tuple[SamplePrompt, ...] = ()
+    tables: str = "~/.cache/vlmtool/tables"
+    """Where a file of more than 64 MiB has its records and lengths, for all runs."""
 
     @model_validator(mode="after")
     def _path_or_sets(self) -> "Data":
@@ -112,6 +114,11 @@ class Schedule(Section):
     eval_batch_size: int = Field(16, gt=0)
 
 
+def _recomputed(chosen: Any) -> Any:
+    """`activation_checkpointing=True` and `=False` as parts."""
+    return ("llm",) * chosen if isinstance(chosen, bool) else chosen
+
+
 class Runtime(Section):
     """How to run."""
 
@@ -121,7 +128,10 @@ class Runtime(Section):
     strategy: str = "ddp"
     """How several processes share the work: ddp, fsdp2, deepspeed_zero1, _zero2, _zero2_offload, _zero3, _zero3_offload
     or a JSON file of DeepSpeed's settings."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[tuple[Literal["llm", "vision_encoder"], ...], BeforeValidator(_recomputed)] = ()
+    """Parts whose activations are computed again in the backward pass instead of kept; True: the language model's."""
+    liger: bool = False
+    """Norms and gated MLPs of the language model by Liger's kernels: a GPU, and `pip install vlmtool[liger]`."""
     compile: bool = False
     """Compile the blocks of the language model (torch.compile): the first steps take minutes, all others less."""
     on_save_error: Literal["continue", "stop"] = "continue"
@@ -207,6 +217,6 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _prefix_is_kept(self) -> "Recipe":
         # transformers drops the keys and values before a prompt where it computes activations twice.
-        if self.llm.prefix is not None and self.runtime.activation_checkpointing:
+        if self.llm.prefix is not None and "llm" in self.runtime.activation_checkpointing:
             raise ValueError("has llm.prefix, which needs `runtime.activation_checkpointing=False`")
         return self

@@ -1,5 +1,6 @@
 """Files written whole or not at all: temporary name, fsync, rename, fsync of the folder."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -7,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         _settle(path, temporary)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process of this machine after the other through, by a lock beside `path` that ends with its process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        with suppress(OSError):  # a file system without locks: both write, each whole
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def leftovers(path: Path) -> list[Path]:

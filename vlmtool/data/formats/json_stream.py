@@ -52,8 +52,17 @@ def read_blocks(path: Path, block: int = BLOCK) -> Iterator[list[Record]]:
             f"There is no data file '{path}'{what}.\nPoint to it: --set data.path=FILE (or data.val_path)."
         )
     check_head(path)
-    first = next((text.lstrip()[0] for text, _ in _texts(path, block) if text.strip()), "")
-    return (_array if first == "[" else _lines)(path, block)
+    return (_array if is_array(path, block) else _lines)(path, block)
+
+
+def is_array(path: Path, block: int = BLOCK) -> bool:
+    """Whether the file begins as a JSON array does; else each line holds a record."""
+    return next((text.lstrip()[0] for text, _ in _texts(path, block) if text.strip()), "") == "["
+
+
+def origin_of(path: Path, number: int, in_array: bool) -> str:
+    """Where a record stands, for messages."""
+    return f"{path}: record {number}" if in_array else f"{path}:{number}"
 
 
 def num_blocks(path: Path, block: int = BLOCK) -> int:
@@ -93,7 +102,7 @@ def _lines(path: Path, block: int) -> Iterator[list[Record]]:
                 "Each line holds one record."
             )
         numbered = enumerate(lines, number + 1)
-        yield [_from_line(f"{path}:{place}", place, line) for place, line in numbered if line.strip()]
+        yield [_from_line(origin_of(path, place, False), place, line) for place, line in numbered if line.strip()]
         number += len(lines)
 
 
@@ -114,7 +123,7 @@ def _array(path: Path, block: int) -> Iterator[list[Record]]:
         try:
             for value in array.feed(text, last):
                 number += 1
-                records.append(Record(f"{path}: record {number}", number, value))
+                records.append(Record(origin_of(path, number, True), number, value))
         except _NotJson as error:
             defect = DataError(
                 f"{path}: not valid JSON: {error}, after record {number}\nWas the file cut while it was copied?"

@@ -88,6 +88,7 @@ class ProgressHook(Hook):
             "skipped": result.skipped,
             "num_supervised": result.num_supervised,
             "num_tokens": result.num_tokens,
+            "seconds": result.seconds,
             "samples_per_s": sum(r.num_samples for r in self._recent) / seconds,
             "tokens_per_s": sum(r.num_tokens for r in self._recent) / seconds,
             "data_wait": sum(r.data_wait for r in self._recent) / seconds,

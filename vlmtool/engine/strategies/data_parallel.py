@@ -118,6 +118,8 @@ class DataParallel:
         """
         if "state" not in saved:
             raise ValueError(f"the optimiser was saved in pieces, by {saved}; go on with the strategy of then")
+        for group, now in zip(saved["param_groups"], self.optim_wrapper.optimizer.param_groups, strict=True):
+            group["fused"] = now.get("fused")  # it decides on which device the number of steps is put
         self.optim_wrapper.load_state_dict(saved)
 
     @property

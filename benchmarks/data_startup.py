@@ -1,4 +1,4 @@
-"""How long `vlmtool train --dry-run` takes on a large data file: 665,000 generated records in a JSON array of 1.0 GB.
+"""How long a training takes to start on a large data file: 665,000 generated records in a JSON array of 1.0 GB.
 
 Tokenizer, text, parts and pictures are made here, from a seed; everything is removed again. The pictures are links to
 a few small ones, so that each is looked up and opened under a name of its own, as a data set's are.
@@ -33,36 +33,40 @@ IMAGE_SIZE, PATCH_SIZE = 336, 14  # 576 tokens an image, as in LLaVA-1.5
 IMAGES_PER_RECORD = 0.5  # LLaVA's mixture asks about each picture twice
 LINKS_PER_FOLDER = 1000
 SENTENCES = 11  # of an answer, at most; 350 tokens a record
+TRAIN = [sys.executable, "-m", "vlmtool", "train"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=665_000)
-    parser.add_argument("--deep", action="store_true", help="decode every picture whole")
     parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder unless given")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench_preflight_", dir=arguments.folder) as name:
+    with tempfile.TemporaryDirectory(prefix="data_startup_", dir=arguments.folder) as name:
         folder = Path(name)
         recipe, tokens = make_all(folder, arguments.records)
-        file_size = (folder / "data.json").stat().st_size
-        options = ["--deep"] if arguments.deep else []
-        command = [sys.executable, "-m", "vlmtool", "train", str(recipe), "--dry-run", *options]
-        seconds, peaks, output = measure([*command, "--work-dir", str(folder / "run")])
-    print(output)
-    rows = {
-        "records": f"{arguments.records:,}",
-        "file": f"{file_size / 1e9:.2f} GB",
-        "text tokens a record": f"{tokens:.0f}",
-        "cores": str(len(os.sched_getaffinity(0))),
-        "seconds": f"{seconds:.1f}",
-        "seconds of CPU, all": f"{peaks['cpu']:,.0f}",
-        "records/s": f"{arguments.records / seconds:,.0f}",
-        "peak RSS, main process": f"{peaks['main'] / 1e6:,.0f} MB",
-        "peak RSS, largest worker": f"{peaks['worker'] / 1e6:,.0f} MB",
-        "peak of all, shared once": f"{peaks['all'] / 1e6:,.0f} MB",
-    }
-    for what, value in rows.items():
-        print(f"{what:<26}{value:>10}")
+        few = folder / "few.json"
+        write_records(few, 100, make_sentences(random.Random(1), 100), ["0000/00000.jpg"], random.Random(1))
+        size = (folder / "data.json").stat().st_size
+        cores = len(os.sched_getaffinity(0))
+        print(f"{arguments.records:,} records, {size / 1e9:.2f} GB, {tokens:.0f} text tokens each; {cores} cores")
+        print(f"{'':<34}{'seconds':>9}{'CPU':>7}{'main, MB':>10}{'all, MB':>9}")
+        one_step = [
+            *TRAIN,
+            str(recipe),
+            "--set",
+            "schedule.max_steps=1",
+            "--set",
+            f"data.tables={str(folder / 'tables')!r}",
+        ]
+        for number, (what, words, processes) in enumerate([
+            ("100 records, one step", [*one_step, "--set", f"data.path={str(few)!r}"], 1),
+            ("first start, one step", one_step, 1),
+            ("later start, one step", one_step, 1),
+            ("later, two processes, one step", one_step, 2),
+            ("dry run", [*TRAIN, str(recipe), "--dry-run"], 1),
+        ]):  # fmt: skip
+            seconds, peaks = measure([*words, "--work-dir", str(folder / f"run{number}")], processes)
+            print(f"{what:<34}{seconds:9.1f}{peaks['cpu']:7.0f}{peaks['main'] / 1e6:10,.0f}{peaks['all'] / 1e6:9,.0f}")
 
 
 def make_all(folder: Path, num_records: int) -> tuple[Path, float]:
@@ -166,40 +170,40 @@ def write_records(path: Path, number: int, sentences: list[str], images: list[st
     return texts
 
 
-def measure(command: list[str]) -> tuple[float, dict[str, float], str]:
-    """Run a command; returns its seconds, the peaks of its memory in bytes and of its CPU time, and what it printed.
+def measure(command: list[str], processes: int) -> tuple[float, dict[str, float]]:
+    """Run a command; returns its seconds, the peaks of its memory in bytes and of its CPU time.
 
     CPU time is what counts on a machine that does something else, too: two idle cores would take half of it.
+    Memory is that of the process that was started or, of several, of the largest; and of all, what they share once.
     """
-    peaks = {"main": 0.0, "worker": 0.0, "all": 0.0, "cpu": 0.0}
+    peaks = {"main": 0.0, "all": 0.0, "cpu": 0.0}
+    several = {"NPROC_PER_NODE": str(processes), "OMP_NUM_THREADS": "1"} if processes > 1 else {}
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
-        with subprocess.Popen(command, stdout=output) as process:
+        with subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **several}) as process:
             main = psutil.Process(process.pid)
             while process.poll() is None:
-                note_use(main, peaks)
-                time.sleep(1)
+                note_use(main, peaks, processes > 1)
+                time.sleep(0.5)
         seconds = time.monotonic() - start
         output.seek(0)
-        text = output.read()
-    if process.returncode:
-        sys.exit(f"{text}\nThe dry run ended with {process.returncode}.")
-    return seconds, peaks, text
+        if process.returncode:
+            sys.exit(f"{output.read()}\n{' '.join(command)} ended with {process.returncode}.")
+    return seconds, peaks
 
 
-def note_use(main: psutil.Process, peaks: dict[str, float]) -> None:
+def note_use(main: psutil.Process, peaks: dict[str, float], largest: bool) -> None:
     """Raise `peaks` to what the process and those below it hold and have used by now."""
     try:
         family = [main, *main.children(recursive=True)]
-        own, *workers = [process.memory_full_info() for process in family]
+        memory = [process.memory_full_info() for process in family]
         times = [process.cpu_times() for process in family]
     except psutil.NoSuchProcess:  # it just ended
         return
     now = {
-        "main": own.rss,
-        "worker": max((worker.rss for worker in workers), default=0),
-        "all": sum(process.pss for process in (own, *workers)),
-        "cpu": sum(time.user + time.system for time in times),
+        "main": max(one.rss for one in memory) if largest else memory[0].rss,
+        "all": sum(one.pss for one in memory),
+        "cpu": sum(one.user + one.system for one in times),
     }
     for name, value in now.items():
         peaks[name] = max(peaks[name], value)

@@ -1,0 +1,98 @@
+"""The records of a large file as an Arrow table: parsed once, then read through a memory map that processes share.
+
+Source of the format: https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+
+from vlmtool.data.formats.file_head import no_records
+from vlmtool.data.formats.json_stream import Record, is_array, num_blocks, origin_of, read_blocks
+from vlmtool.utils.errors import DataError
+from vlmtool.utils.files import atomic_path
+from vlmtool.utils.terminal import track
+
+SCHEMA = pa.schema([("number", pa.int64()), ("value", pa.string()), ("error", pa.string())])
+"""Of the line or record; its JSON, or null and what was wrong with it."""
+
+
+class RecordTable(Sequence[Record]):
+    """Records of `source`, each parsed when it is asked for.
+
+    Args:
+        file: written by `write_table`.
+        source: whose records they are, for messages.
+    """
+
+    def __init__(self, file: Path, source: Path) -> None:
+        self.file, self.source = file, source
+        self._is_array = is_array(source)
+        self._table = read_arrow(file)
+
+    def __reduce__(self) -> tuple[type["RecordTable"], tuple[Path, Path]]:
+        return RecordTable, (self.file, self.source)  # another process maps the file itself
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @overload
+    def __getitem__(self, row: int) -> Record: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Record]: ...
+    def __getitem__(self, row: int | slice) -> Record | list[Record]:
+        """One record, or those of some rows."""
+        if isinstance(row, slice):
+            return [self[place] for place in range(*row.indices(len(self)))]
+        number, value, error = (self._table[name][row].as_py() for name in SCHEMA.names)
+        origin = origin_of(self.source, number, self._is_array)
+        if error is not None:
+            return Record(origin, number, None, DataError(error.replace(_PLACE, origin)))
+        return Record(origin, number, json.loads(value))
+
+    def origins(self, rows: np.ndarray) -> Iterator[str]:
+        """Where the records of some rows stand; none is parsed."""
+        numbers = self._table["number"].to_numpy()[rows]
+        return (origin_of(self.source, number, self._is_array) for number in numbers.tolist())
+
+
+def read_arrow(file: Path) -> pa.Table:
+    """The table of a file, through a memory map.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file}: the table is damaged: {error}\nDelete it: the next run writes it anew.") from error
+
+
+_PLACE = "\0"  # stands for the record's place: the file may have moved since
+
+
+def write_table(source: Path, file: Path) -> None:
+    """Write the records of `source` to `file`, whole or not at all.
+
+    Raises:
+        UsageError: there is no such file. DataError: it holds no record, or is broken. OSError: it cannot be written.
+    """
+    blocks = track(read_blocks(source), num_blocks(source), f"Reading {source.name} once, MB")
+    filled = (block for block in blocks if block)
+    first = next(filled, None)
+    if first is None:
+        raise no_records(source)
+    with atomic_path(file) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as out:
+        for block in chain([first], filled):
+            out.write_batch(pa.record_batch([list(column) for column in zip(*map(_row, block), strict=True)], SCHEMA))
+
+
+def _row(record: Record) -> tuple[int, str | None, str | None]:
+    if record.error is not None:
+        return record.number, None, str(record.error).replace(record.origin, _PLACE)
+    return record.number, json.dumps(record.value), None
