@@ -17,7 +17,8 @@ help:
 	@echo "make test    the tests (ARGS='tests/cli -k name')"
 	@echo "make nightly the fuzz tests on 12,000 random inputs (SEED=N replays a run, VLMTOOL_FUZZ=N for N inputs)"
 	@echo "make check   ruff and mypy"
-	@echo "make soak    the long tests;  make bench  the benchmarks;  make clean  remove what these made"
+	@echo "make soak    the long tests;  make clean  remove what these made"
+	@echo "make bench   training speed against its aims, into docs/benchmarks.md (ARGS='--peers F --peer-assets D')"
 
 setup: $(STAMP)
 
@@ -60,7 +61,7 @@ soak: setup
 	$(BIN)/python -m pytest -m "soak and not gpu and not network" $(ARGS)
 
 bench: setup
-	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+	$(BIN)/python benchmarks/bars.py --write docs/benchmarks.md $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -3,7 +3,8 @@
     python benchmarks/assets.py DIR --count 128
 
 `DIR/model` is a `LlavaForConditionalGeneration` with its processor, `DIR/llava.json` the records. The shape is 336
-pixels, 576 image tokens, a vocabulary of 32,000: small layers, but the proportions of LLaVA-1.5.
+pixels, 576 image tokens, a vocabulary of 32,000: small layers, but the proportions of LLaVA-1.5. With
+`--large-encoder` the encoder is most of a step, as SigLIP's largest is beside a language model of half a billion.
 """
 
 import argparse
@@ -29,7 +30,7 @@ SIDE, PATCH = 336, 14
 PATCHES = (SIDE // PATCH) ** 2
 VOCABULARY = 32_000
 WORDS = [a + b for a in ("ba", "ke", "li", "mo", "nu", "ra", "so", "ti") for b in ("de", "fa", "go", "hi", "ju", "pe")]
-PICTURES = 32  # that are drawn; records share them
+PICTURES = 32
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}USER: {{ message['content'] }} "
     "{% else %}ASSISTANT: {% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}{% endif %}"
@@ -41,19 +42,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=128, help="records")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="that are drawn; records share them")
+    parser.add_argument("--large-encoder", action="store_true")
     arguments = parser.parse_args()
-    make(arguments.folder, arguments.count)
+    make(arguments.folder, arguments.count, arguments.pictures, arguments.large_encoder)
 
 
-def make(folder: Path, count: int) -> None:
+def make(folder: Path, count: int, pictures: int = PICTURES, large_encoder: bool = False) -> None:
     """Write model, pictures and records."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for number in range(PICTURES):
+    for number in range(pictures):
         draw_picture(number).save(folder / "images" / f"{number}.jpg", quality=90)
-    records = [record(number, one) for number, one in enumerate(draw(count, PATCHES))]
+    records = [record(number, one, pictures) for number, one in enumerate(draw(count, PATCHES))]
     (folder / "llava.json").write_text(json.dumps(records))
     tokenizer = make_tokenizer()
-    make_model(tokenizer).save_pretrained(folder / "model")
+    make_model(tokenizer, large_encoder).save_pretrained(folder / "model")
     processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     LlavaProcessor(
         processor, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", image_token="<image>",
@@ -67,12 +70,12 @@ def draw_picture(number: int) -> Image.Image:
     return Image.fromarray(colours.numpy()).resize((640, 480), Image.Resampling.BICUBIC)
 
 
-def record(number: int, drawn: Drawn) -> dict[str, object]:
+def record(number: int, drawn: Drawn, pictures: int) -> dict[str, object]:
     """One question and one answer, of about as many tokens as were drawn: a word is a token."""
     chooser = random.Random(number)
     asked = max(1, drawn.text - drawn.supervised - 8)
     question, answer = (" ".join(chooser.choices(WORDS, k=k)) for k in (asked, max(1, drawn.supervised - 1)))
-    picture = {"image": f"images/{number % PICTURES}.jpg"} if drawn.pictures else {}
+    picture = {"image": f"images/{number % pictures}.jpg"} if drawn.pictures else {}
     human = {"from": "human", "value": "<image>\n" * drawn.pictures + question}
     return {"id": str(number), **picture, "conversations": [human, {"from": "gpt", "value": answer}]}
 
@@ -93,12 +96,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+def make_model(tokenizer: PreTrainedTokenizerFast, large_encoder: bool) -> LlavaForConditionalGeneration:
     """About 20 million weights, 16 of them in the two vocabulary tables."""
     torch.manual_seed(0)
+    width, blocks = (512, 10) if large_encoder else (128, 4)
     vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=SIDE,
-        patch_size=PATCH,
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=blocks, num_attention_heads=width // 32,
+        image_size=SIDE, patch_size=PATCH,
     )  # fmt: skip
     text = LlamaConfig(
         hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8, vocab_size=VOCABULARY,

@@ -85,7 +85,7 @@ def make_all(folder: Path, num_records: int) -> tuple[Path, float]:
         "data": {
             "path": str(folder / "data.json"), "image_folder": str(folder / "images"), "image_position": "front"
         },
-        "schedule": {"lr": 1e-3, "batch_size": 16, "save_every": 500},
+        "schedule": {"lr": 1e-3, "batch_size": 1, "save_every": 500},
     }  # fmt: skip
     recipe = folder / "recipe.py"
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in sections.items()))

@@ -46,7 +46,9 @@ class Meter(Hook):
             "data_wait": sum(result.data_wait for result in counted) / (last - first),
             "supervised": sum(result.num_supervised for result in self._results),
             "tokens": sum(result.num_tokens for result in self._results),
-            "losses": [self._results[0].loss, self._results[-1].loss],
+            "samples": sum(result.num_samples for result in self._results),
+            "supervised_each": sum(r.num_supervised for r in counted) / samples,
+            "losses": [result.loss for result in self._results],
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
         self.file.write_text(json.dumps(figures))

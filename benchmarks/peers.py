@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +40,37 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    peers = json.loads(arguments.peers.read_text())
-    assets = arguments.assets.resolve()
-    commands = {OURS.format(setting): ours(arguments, assets, setting) for setting in arguments.setting or ["random"]}
-    for name in arguments.only or peers:
-        commands[name] = peers[name]
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for turn in range(arguments.repeats):
-        for name, command in commands.items():
-            with tempfile.TemporaryDirectory() as out:
-                figures = run(command.format(
-                    assets=assets, out=out, steps=arguments.steps, batch=arguments.batch_size
-                ))  # fmt: skip
-            print(f"{turn + 1}. {name}: {figures or 'no figures'}", file=sys.stderr, flush=True)
-            if figures:
-                found[name].append(figures)
-    print(f"{assets.name}, batch {arguments.batch_size}, {arguments.steps} steps, medians of {arguments.repeats}:\n")
+    given = parser.parse_args()
+    settings = given.setting or ["random"]
+    found = in_turn(given.peers, given.assets, settings, given.only, given.steps, given.batch_size, given.repeats)
+    print(f"{given.assets.name}, batch {given.batch_size}, {given.steps} steps, medians of {given.repeats}:\n")
     print("\n".join(table(found)))
 
 
-def ours(arguments: argparse.Namespace, assets: Path, setting: str) -> str:
+def in_turn(
+    peers: Path, assets: Path, settings: Sequence[str], only: Sequence[str] | None, steps: int, batch: int, repeats: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Figures of each run, by name; vlmtool's settings first.
+
+    Args:
+        peers: JSON, {name: command}; `only` some of them.
+        settings: of vlmtool.
+    """
+    known: dict[str, str] = json.loads(peers.read_text())
+    commands = {OURS.format(setting): ours(setting) for setting in settings}
+    commands |= {name: known[name] for name in only or known}
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for turn in range(repeats):
+        for name, command in commands.items():
+            with tempfile.TemporaryDirectory() as out:
+                figures = run(command.format(assets=assets.resolve(), out=out, steps=steps, batch=batch))
+            print(f"{turn + 1}. {name}: {figures or 'no figures'}", file=sys.stderr, flush=True)
+            if figures:
+                found[name].append(figures)
+    return found
+
+
+def ours(setting: str) -> str:
     """vlmtool as one of the commands."""
     script = shlex.quote(str(HERE / "train_throughput.py"))
     return (

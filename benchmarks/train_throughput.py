@@ -1,4 +1,4 @@
-"""Samples per second of `vlmtool train`, as the real command runs; one JSON line a run.
+"""Samples per second of `vlmtool train`, as the real command runs, and of its matrix products alone; JSON lines.
 
 The work is a folder with `model/` (a LLaVA of Hugging Face's class, random weights), `llava.json` and its pictures;
 without `--assets` one is made (`assets.py`). Trained are LoRA adapters (r 8, alpha 16) on q_proj and v_proj of the
@@ -13,9 +13,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import assets
+import torch
+from transformers import LlavaForConditionalGeneration
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """
@@ -31,8 +37,28 @@ SETTINGS = {
     "random": [],
     "length": ["data.sampler='length'"],
     "packed": ["schedule.pack_to=4096"],
+    "compiled": ["data.sampler='length'", "runtime.compile=True"],
+    "bf16": ["runtime.dtype='bfloat16'"],
 }
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained, and for how long.
+
+    Args:
+        warmup: steps before the clock starts.
+        template: chat template; the folder's own unless given.
+        sets: of the recipe, over the setting's.
+    """
+
+    assets: Path
+    steps: int = 12
+    warmup: int = 5
+    batch_size: int = 4
+    template: str | None = None
+    sets: Sequence[str] = ()
 
 
 def main() -> None:
@@ -47,9 +73,18 @@ def main() -> None:
     parser.add_argument("--template", help="chat template; the folder's own unless given")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        if arguments.assets is None:
+            assets.make(Path(name) / "assets", 128)
+        work = Work(
+            (arguments.assets or Path(name) / "assets").resolve(), arguments.steps, arguments.warmup,
+            arguments.batch_size, arguments.template, arguments.set,
+        )  # fmt: skip
         for setting in SETTINGS if arguments.setting == "all" else [arguments.setting]:
-            figures = measure(arguments, setting, Path(name))
+            figures = measure(work, setting, Path(name))
             print(f"TIMING {json.dumps(as_timing(figures))}" if arguments.timing else json.dumps(figures), flush=True)
+        if not arguments.timing:
+            seconds = products_alone(work, figures["tokens"] / figures["samples"], figures["supervised_each"])
+            print(json.dumps({"setting": "matrix products alone", "samples_per_s": 1 / seconds}))
 
 
 def as_timing(figures: dict[str, Any]) -> dict[str, Any]:
@@ -59,40 +94,90 @@ def as_timing(figures: dict[str, Any]) -> dict[str, Any]:
         "samples_per_s_steady": figures["samples_per_s"],
         "work": {"sup": figures["supervised"]},
         "first_loss": figures["losses"][:1],
-        "last_loss": figures["losses"][1:],
+        "last_loss": figures["losses"][-1:],
     }
 
 
-def measure(arguments: argparse.Namespace, setting: str, folder: Path) -> dict[str, Any]:
+def measure(work: Work, setting: str, folder: Path) -> dict[str, Any]:
     """Train once; what the meter saw."""
-    assets, recipe, out = arguments.assets.resolve(), folder / "throughput.py", folder / f"{setting}.json"
-    model = str(assets / "model")
-    text = RECIPE.format(model=model, template=arguments.template, data=str(assets / "llava.json"), images=str(assets))
-    recipe.write_text(text)
-    meter = {"type": "benchmarks.meter.Meter", "file": str(out), "warmup": arguments.warmup}
+    words, out = command(work, setting, folder)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    return finished(done.returncode, done.stderr, out)
+
+
+def command(work: Work, setting: str, folder: Path, name: str = "") -> tuple[list[str], Path]:
+    """The training, and the file that its figures will be in.
+
+    Args:
+        name: of the run, where several have the same setting.
+    """
+    recipe, out = folder / "throughput.py", folder / f"{setting}{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = str(work.assets / "model")
+    recipe.write_text(RECIPE.format(
+        model=model, template=work.template, data=str(work.assets / "llava.json"), images=str(work.assets)
+    ))  # fmt: skip
+    meter = {"type": "benchmarks.meter.Meter", "file": str(out), "warmup": work.warmup}
     sets = [
         *SETTINGS[setting],
-        f"schedule.batch_size={arguments.batch_size}",
-        f"schedule.max_steps={arguments.steps}",
+        f"schedule.batch_size={work.batch_size}",
+        f"schedule.max_steps={work.steps}",
         f"mmengine=dict(custom_hooks=[{meter!r}])",
-        *arguments.set,
+        *work.sets,
     ]
-    run(["train", str(recipe), "--work-dir", str(folder / setting), *(word for s in sets for word in ("--set", s))])
-    return {"setting": setting, "batch": arguments.batch_size, **json.loads(out.read_text())}
+    run_folder = folder / f"{setting}{name}"
+    options = [word for one in sets for word in ("--set", one)]
+    return [sys.executable, "-m", "vlmtool", "train", str(recipe), "--work-dir", str(run_folder), *options], out
 
 
-def run(words: Sequence[str]) -> None:
-    """`vlmtool WORDS` on one thread.
+def environment(**more: str) -> dict[str, str]:
+    """One thread a process, and the meter at hand."""
+    return {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), **more}
+
+
+def finished(code: int, said: str, out: Path) -> dict[str, Any]:
+    """The figures of a training that has ended.
 
     Raises:
         SystemExit: it failed.
     """
-    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "vlmtool", *words], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"vlmtool {words[0]} ended with {done.returncode}:\n{done.stderr}")
+    if code:
+        raise SystemExit(f"vlmtool train ended with {code}:\n{said}")
+    return {"setting": out.stem, **json.loads(out.read_text())}
+
+
+def products_alone(work: Work, tokens: float, supervised: float) -> float:
+    """Seconds for a sample's matrix products with the frozen weights: no attention, no adapters, nothing between them.
+
+    As in training: forward and back through the language model's blocks for each token and through its head for each
+    supervised one, forward through the encoder's blocks up to the layer that is read and the projector.
+    """
+    torch.set_num_threads(1)
+    model = LlavaForConditionalGeneration.from_pretrained(work.assets / "model", dtype=torch.float32)
+    tower, blocks = model.model.vision_tower, model.model.language_model.layers
+    patches = (tower.config.image_size // tower.config.patch_size) ** 2
+    layers = max((module for module in tower.modules() if isinstance(module, torch.nn.ModuleList)), key=len)
+    counts = [
+        (layers[: len(layers) + 1 + model.config.vision_feature_layer], patches + 1, False),
+        ([model.model.multi_modal_projector], patches, False),
+        (blocks, round(work.batch_size * tokens), True),
+        ([model.lm_head], round(work.batch_size * supervised), True),
+    ]
+    total = 0.0
+    with torch.no_grad():
+        for parts, rows, both_ways in counts:
+            weights = [m.weight for part in parts for m in part.modules() if isinstance(m, torch.nn.Linear)]
+            inputs = {size: torch.ones(max(1, rows), size) for weight in weights for size in weight.shape}
+            times = []
+            for _ in range(4):
+                start = time.perf_counter()
+                for weight in weights:
+                    torch.mm(inputs[weight.shape[1]], weight.T)
+                    if both_ways:
+                        torch.mm(inputs[weight.shape[0]], weight)
+                times.append(time.perf_counter() - start)
+            total += min(times) / (work.batch_size if both_ways else 1)
+    return total
 
 
 if __name__ == "__main__":

@@ -50,6 +50,27 @@ def test_padding_puts_the_picture_in_the_middle_of_the_mean_colour(picture, widt
 
 
 @pytest.mark.parametrize(
+    ("width", "height", "scale"), [(640, 480, 8), (200, 150, 8), (90, 70, 4), (60, 33, 2), (31, 60, 1), (16, 16, 1)]
+)
+def test_large_jpegs_are_decoded_at_a_part_of_their_size(tmp_path, processor, monkeypatch, width, height, scale):
+    """As libjpeg does it: not below 16 pixels a side, and close to the mean of the pixels that become one."""
+    ramp = np.linspace(0, 255, width)[None, :, None] * np.ones((height, 1, 3))
+    PILImage.fromarray(ramp.astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
+    reduced = open_picture(tmp_path / "a.jpg", 16)
+    whole = open_picture(tmp_path / "a.jpg")
+    assert whole.size == (width, height) and reduced.size == (-(-width // scale), -(-height // scale))
+    views = [ImageTransform(OneView(processor, 4, least_side=side), tmp_path) for side in (None, 16)]
+    values = [transform([Image("a.jpg")]).values for transform in views]
+    assert (values[0] - values[1]).abs().mean() < 0.1  # of about 4 from black to white
+    assert torch.equal(*values) == (scale == 1)
+
+
+def test_other_formats_are_decoded_whole(tmp_path, colours):
+    colours.resize((640, 480)).save(tmp_path / "a.png")
+    assert open_picture(tmp_path / "a.png", 16).size == (640, 480)
+
+
+@pytest.mark.parametrize(
     ("mode", "suffix"), [("RGB", "png"), ("RGBA", "png"), ("P", "png"), ("P", "gif"), ("RGB", "bmp"), ("CMYK", "tif")]
 )
 def test_every_mode_becomes_rgb(tmp_path, colours, mode, suffix):

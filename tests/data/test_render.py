@@ -56,6 +56,30 @@ def test_each_image_takes_its_own_number_of_tokens(tokenizer):
     assert all(label == IGNORED for i, label in zip(rendered.input_ids, rendered.labels, strict=True) if i == token)
 
 
+@pytest.mark.parametrize("name", template_names())
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_counts_are_those_of_the_sample(name, tokens, tokenizer):
+    renderer = Renderer(tokenizer, find_template(name, None), lambda image: tokens)
+    pictured = (
+        user("x", Image("a"), Image("b"), "y"),
+        assistant(""),
+        user(Image("c"), "What?"),
+        assistant("It is <image>."),
+    )
+    for turns in (TEXT_ONLY, pictured, (user("No answer?"),), (assistant("No question."),)):
+        whole = renderer.sample(Conversation("s", turns))
+        assert renderer.count(Conversation("s", turns)) == (len(whole.input_ids), whole.num_supervised)
+
+
+def test_counts_are_those_of_the_sample_where_everything_is_an_answer(tokenizer):
+    """Also the first token, and images."""
+    every = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    renderer = Renderer(tokenizer, parse_template("every", every), lambda image: 3)
+    for turns in ((user(Image("a"), "x", Image("b")), assistant("y")), (assistant("y"), user(Image("a")))):
+        whole = renderer.sample(Conversation("s", turns))
+        assert renderer.count(Conversation("s", turns)) == (len(whole.input_ids), whole.num_supervised)
+
+
 def test_a_tag_in_an_answer_is_text(renderer, tokenizer):
     turns = (user(Image("a"), "What?"), assistant("The tag <image> is <image>."))
     rendered = renderer("vicuna").sample(Conversation("s", turns))

@@ -16,6 +16,7 @@ def make_transform(
     processor: Path,
     pad_to_square: bool = False,
     image_folder: str | Path = ".",
+    reduce_jpeg: bool = False,
 ) -> ImageTransform:
     """From picture files to what the encoder gets.
 
@@ -24,21 +25,28 @@ def make_transform(
         processor: folder with the encoder's image processor.
         pad_to_square: as LLaVA-1.5 does; of no use where pictures keep their proportions.
         image_folder: where relative paths are looked up.
+        reduce_jpeg: decode JPEGs that are much larger than what the encoder sees at a part of their size.
 
     Raises:
         CheckpointError: the image processor cannot be used.
-        RecipeError: the projector cannot take what the encoder gives, or padding was asked for in vain.
+        RecipeError: the projector cannot take what the encoder gives, or padding or reducing was asked for in vain.
     """
-    return ImageTransform(_views(encoder, projector, processor, pad_to_square), image_folder)
+    return ImageTransform(_views(encoder, projector, processor, pad_to_square, reduce_jpeg), image_folder)
 
 
-def _views(encoder: ImageEncoder, projector: Projector, processor: Path, pad_to_square: bool) -> Views:
+def _views(
+    encoder: ImageEncoder, projector: Projector, processor: Path, pad_to_square: bool, reduce_jpeg: bool
+) -> Views:
     loaded = load_image_processor(processor, encoder.image_size)
     name, tiles = type(projector).__name__, encoder.reading.tiles
     if pad_to_square and (encoder.num_patches is None or tiles):
         key = "vision_encoder.tiles" if tiles else "this encoder"
         raise RecipeError(
             f"data.pad_to_square = True: {key} shows pictures in their own proportions.\nSet data.pad_to_square=False."
+        )
+    if reduce_jpeg and (encoder.num_patches is None or tiles):
+        raise RecipeError(
+            "data.reduce_jpeg = True: here the size of a picture decides how it is shown.\nSet data.reduce_jpeg=False."
         )
     if encoder.num_patches is None:
         if projector.needs_square_grid:
@@ -49,7 +57,7 @@ def _views(encoder: ImageEncoder, projector: Projector, processor: Path, pad_to_
         return NativeViews(loaded, projector.num_tokens, encoder.reading.max_patches)
     tokens = projector.num_tokens(encoder.num_patches)
     if not tiles:
-        return OneView(loaded, tokens, pad_to_square)
+        return OneView(loaded, tokens, pad_to_square, encoder.image_size if reduce_jpeg else None)
     side = round(tokens**0.5)
     if not projector.makes_grid or side * side != tokens:
         raise RecipeError(

@@ -207,10 +207,12 @@ def look_at(conversation: Conversation, renderer: Renderer, image_folder: Path, 
     absent = tuple(_absent_images(conversation, image_folder))
     if absent:
         return Look(0, 0, 0, False, absent)
-    whole = renderer.sample(conversation)
-    rendered = cut(whole, max_length, conversation, renderer.image_token_id)
-    is_cut = len(whole.input_ids) > max_length
-    return Look(len(rendered.input_ids), rendered.num_supervised, len(conversation.images), is_cut)
+    num_images = len(conversation.images)
+    length, num_supervised = renderer.count(conversation)
+    if length <= max_length:
+        return Look(length, num_supervised, num_images, False)
+    rendered = cut(renderer.sample(conversation), max_length, conversation, renderer.image_token_id)
+    return Look(len(rendered.input_ids), rendered.num_supervised, num_images, True)
 
 
 def _absent_images(conversation: Conversation, image_folder: Path) -> Iterator[str]:

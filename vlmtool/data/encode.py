@@ -13,7 +13,7 @@ Span = tuple[int, int]
 Word = tuple[list[int], list[Span]]
 """Ids, and the characters of each, counted from where the word begins."""
 
-MOST_WORDS = 1 << 16  # remembered: some 30 MB in a process
+MOST_WORDS = 1 << 18  # remembered: up to 120 MB in a process, where a data set has as many
 LONGEST_WORD = 24  # characters; longer ones come once
 # A space at which a text can be cut where `joins_no_words` holds, whatever stands further away.
 _EDGE = re.compile(r" (?<=[a-z,.] )(?=[A-Za-z])")
@@ -41,10 +41,10 @@ class Encoded:
 
     def add(self, words: Sequence[Word], starts: Sequence[int]) -> None:
         """Append words; each begins at a character of the text."""
-        pieces = [ids for ids, _ in words]
+        pieces, offsets = zip(*words, strict=True)
         self._starts += starts
         self._firsts += accumulate(map(len, pieces[:-1]), initial=len(self.ids))
-        self._offsets += [offsets for _, offsets in words]
+        self._offsets += offsets
         self.ids += chain.from_iterable(pieces)
 
     def first_from(self, place: int) -> int:
@@ -97,8 +97,10 @@ class TextEncoder:
         for word in words:
             starts.append(start)
             start += len(word) + 1
-        known = self._words
-        encoded.add([self._encode(first), *[known.get(word) or self._learn(word) for word in words]], starts)
+        known: list[Any] = list(map(self._words.get, words))
+        if not all(known):
+            known = [self._words.get(word) or self._learn(word) for word in words]
+        encoded.add([self._encode(first), *known], starts)
 
     def _encode(self, text: str) -> Word:
         result = self._tokenizer.encode(text, add_special_tokens=False)

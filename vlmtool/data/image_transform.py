@@ -85,27 +85,37 @@ class ImageTransform:
                 raise DataError(f"The picture cannot be used: {message_lines(error)[0]}.") from error
         if "://" in image.source:
             raise DataError(f"{image.source}: addresses are not fetched.\nDownload the image and give its path.")
-        return open_picture(self.image_folder / image.source)
+        return open_picture(self.image_folder / image.source, self.views.least_side)
 
 
-def open_picture(path: Path) -> PILImage.Image:
+def open_picture(path: Path, least_side: int | None = None) -> PILImage.Image:
     """A picture file, upright and in RGB.
+
+    Args:
+        least_side: pixels that both sides keep at least where a JPEG is decoded at a half, quarter or eighth of its
+            size; None: every picture is decoded whole.
 
     Raises:
         DataError: it is missing, broken or too large.
     """
     with _readable(path, str(path)) as picture:
-        return to_rgb(ImageOps.exif_transpose(picture))
+        return _decoded(picture, least_side)
 
 
-def read_picture(content: bytes, name: str) -> PILImage.Image:
+def read_picture(content: bytes, name: str, least_side: int | None = None) -> PILImage.Image:
     """The same of a picture file that was read already; `name` is what errors call it.
 
     Raises:
         DataError: it is broken or too large.
     """
     with _readable(BytesIO(content), name) as picture:
-        return to_rgb(ImageOps.exif_transpose(picture))
+        return _decoded(picture, least_side)
+
+
+def _decoded(picture: PILImage.Image, least_side: int | None) -> PILImage.Image:
+    if least_side is not None:
+        picture.draft(None, (least_side, least_side))  # other formats than JPEG take no notice
+    return to_rgb(ImageOps.exif_transpose(picture))
 
 
 def picture_size(path: Path) -> tuple[int, int]:

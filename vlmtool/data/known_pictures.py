@@ -39,5 +39,5 @@ class KnownPictures(ImageTransform):
         found = self.store.get(key)
         if found is not None:
             return Pixels(torch.empty(0), found.layout[None], (key,), (found.values,))
-        made = self.views([read_picture(content, str(path))])
+        made = self.views([read_picture(content, str(path), self.views.least_side)])
         return Pixels(made.values, made.layouts, (key,), (None,))

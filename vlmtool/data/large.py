@@ -87,11 +87,11 @@ class Looker:
 
     def __call__(self, rows: range) -> np.ndarray:
         """`COUNTS` of some rows, (rows, 4)."""
-        return np.array([self._look(row) for row in rows], np.int32)
+        return np.array([self._look(record) for record in self.table[rows.start : rows.stop]], np.int32)
 
-    def _look(self, row: int) -> tuple[int, int, int, int]:
+    def _look(self, record: Record) -> tuple[int, int, int, int]:
         try:
-            conversation = parsed(self.table[row], self.image_position)
+            conversation = parsed(record, self.image_position)
             look = look_at(conversation, self.renderer, self.image_folder, self.max_length)
         except DataError:
             return UNUSABLE

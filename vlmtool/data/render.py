@@ -68,6 +68,32 @@ class Renderer:
         Raises:
             DataError: a template without marks, or tags and images that do not match; the sample's id is named.
         """
+        ids, answers = self._tokens(conversation)
+        labels = [IGNORED] * len(ids)
+        for first, stop in answers:
+            labels[first:stop] = ids[first:stop]
+        return self._expand(ids, labels, conversation.images, conversation.id)
+
+    def count(self, conversation: Conversation) -> tuple[int, int]:
+        """Tokens of a training sample, and those supervised, as of `sample`, which takes longer.
+
+        Raises:
+            DataError: as of `sample`.
+        """
+        ids, answers = self._tokens(conversation)
+        images = conversation.images
+        self._check_tags(ids, images, conversation.id)
+        total, place = len(ids), -1
+        supervised = sum(max(0, stop - max(first, 1)) for first, stop in answers)  # nothing predicts the first token
+        for image in images:
+            more = self.num_image_tokens(image) - 1
+            place = ids.index(self.image_token_id, place + 1)
+            total += more
+            supervised += sum(more for first, stop in answers if first <= place < stop)
+        return total, supervised
+
+    def _tokens(self, conversation: Conversation) -> tuple[list[int], list[Span]]:
+        """Token ids with one for each image, and from where to where the answers stand among them."""
         if not self._marks_answers:
             raise DataError(
                 "The chat template does not mark the answers ({% generation %}), so nothing can be learned.\n"
@@ -75,11 +101,7 @@ class Renderer:
             )
         text, spans = self._render_text(conversation.messages, False, conversation.id)
         encoded = self._encode(text, spans)
-        labels = [IGNORED] * len(encoded.ids)
-        for start, end in spans:
-            first, stop = encoded.first_beyond(start), encoded.first_from(end)
-            labels[first:stop] = encoded.ids[first:stop]
-        return self._expand(encoded.ids, labels, conversation.images, conversation.id)
+        return encoded.ids, [(encoded.first_beyond(start), encoded.first_from(end)) for start, end in spans]
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt, up to where the assistant begins to answer."""
@@ -156,14 +178,17 @@ class Renderer:
                 self._encoder.add(encoded, piece.group(), piece.start())
         return encoded
 
-    def _expand(self, tokens: list[int], labels: list[int], images: list[Image], sample_id: str) -> Rendered:
-        """Each image token repeated to the number of tokens its image takes."""
+    def _check_tags(self, tokens: list[int], images: list[Image], sample_id: str) -> None:
         if (tags := tokens.count(self.image_token_id)) != len(images):
             raise DataError(
                 f"sample '{shortened(sample_id)}': {counted(tags, 'image token')} in the rendered prompt, "
                 f"but {counted(len(images), 'image')}.\n"
                 "Does the chat template print every turn once, and no tag of its own?"
             )
+
+    def _expand(self, tokens: list[int], labels: list[int], images: list[Image], sample_id: str) -> Rendered:
+        """Each image token repeated to the number of tokens its image takes."""
+        self._check_tags(tokens, images, sample_id)
         input_ids: list[int] = []
         expanded: list[int] = []
         position = 0

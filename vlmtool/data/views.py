@@ -26,6 +26,8 @@ class Views(Protocol):
     """The number of tokens depends on the picture."""
     told: str
     """How many tokens pictures take, in a few words."""
+    least_side: int | None
+    """Pixels that both sides of a JPEG keep, which may be decoded at a half, quarter or eighth; None: decoded whole."""
 
     def num_tokens(self, size: Size) -> int:
         """Image tokens of a picture."""
@@ -43,12 +45,16 @@ class OneView:
     Args:
         tokens: image tokens of a picture.
         pad_to_square: put the picture in the middle of a square of the processor's mean colour, as LLaVA-1.5 does.
+        least_side: as of `Views`.
     """
 
     needs_size = False
 
-    def __init__(self, processor: BaseImageProcessor, tokens: int, pad_to_square: bool = False) -> None:
+    def __init__(
+        self, processor: BaseImageProcessor, tokens: int, pad_to_square: bool = False, least_side: int | None = None
+    ) -> None:
         self.processor = processor
+        self.least_side = least_side
         self.tokens = tokens
         self.pad_to_square = pad_to_square
         self.told = f"{counted(tokens, 'token')} an image"
@@ -81,6 +87,7 @@ class TiledViews:
     """
 
     needs_size = True
+    least_side: int | None = None
 
     def __init__(self, processor: BaseImageProcessor, side: int, token_side: int, grids: Sequence[Grid]) -> None:
         self.side = side
@@ -131,6 +138,7 @@ class NativeViews:
     """
 
     needs_size = True
+    least_side: int | None = None
 
     def __init__(
         self, processor: BaseImageProcessor, num_tokens: Callable[[int], int], max_patches: int | None = None

@@ -131,4 +131,4 @@ def planned_transform(recipe: Recipe, encoder_folder: Path) -> ImageTransform:
 def transform_of(recipe: Recipe, encoder: ImageEncoder, projector: Projector, encoder_folder: Path) -> ImageTransform:
     """How pictures of a recipe are shown to its encoder and projector."""
     data = recipe.data
-    return make_transform(encoder, projector, encoder_folder, data.pad_to_square, data.image_folder)
+    return make_transform(encoder, projector, encoder_folder, data.pad_to_square, data.image_folder, data.reduce_jpeg)

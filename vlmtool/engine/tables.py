@@ -18,6 +18,7 @@ from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import one_at_a_time
 
 LARGE = 64 << 20  # bytes, some 40,000 records: what is smaller is read in less time than it takes to load torch
+COUNTING = 1  # to be raised where samples come to be made or counted otherwise
 NAME = 16  # characters of a hash in a file's name
 
 
@@ -50,7 +51,7 @@ def _way(recipe: Recipe, content: str, position: str, renderer: Renderer, transf
     """A hash of all that lengths depend on."""
     tokenizer = renderer.tokenizer
     about = {
-        "version": vlmtool.__version__,
+        "version": [vlmtool.__version__, COUNTING],
         "content": content,
         "image_folder": str(transform.image_folder.resolve()),
         "image_position": position,

@@ -48,8 +48,13 @@ class RecordTable(Sequence[Record]):
     def __getitem__(self, row: int | slice) -> Record | list[Record]:
         """One record, or those of some rows."""
         if isinstance(row, slice):
-            return [self[place] for place in range(*row.indices(len(self)))]
+            first, stop, step = row.indices(len(self))
+            columns = [self._table[name][first:stop].to_pylist()[::step] for name in SCHEMA.names]
+            return [self._record(*values) for values in zip(*columns, strict=True)]
         number, value, error = (self._table[name][row].as_py() for name in SCHEMA.names)
+        return self._record(number, value, error)
+
+    def _record(self, number: int, value: str, error: str | None) -> Record:
         origin = origin_of(self.source, number, self._is_array)
         if error is not None:
             return Record(origin, number, None, DataError(error.replace(_PLACE, origin)))

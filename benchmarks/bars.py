@@ -1,0 +1,187 @@
+"""Everything about speed that this machine can measure, as one table beside what was aimed at: `make bench`.
+
+    python benchmarks/bars.py --peers peers.json --peer-assets DIR --write docs/benchmarks.md
+
+Others are run where they are given (`peers.py`), with their assets: DIR has a folder for each of `s64` (64 pixels),
+`s336` (336 pixels, a vocabulary of 8,000) and `s336v32k` (32,000). `--write` puts table, machine and date between two
+marks of that page. About half an hour; the others come on top.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import assets
+import kept_features
+import peers
+import scaling
+import torch
+from train_throughput import Work, measure, products_alone
+
+BEGIN, END = "<!-- make bench -->", "<!-- /make bench -->"
+FLOOR, XTUNER = "floor", "XTuner"  # how their names begin
+OURS, BY_LENGTH, COMPILED = (peers.OURS.format(setting) for setting in ("random", "length", "compiled"))
+
+
+class Aims(NamedTuple):
+    """Ratios that a preset should reach; None: there is no aim."""
+
+    fastest: float | None = None
+    fastest_best: float | None = None
+    memory: float | None = None
+    xtuner: float | None = None
+    xtuner_best: float | None = None
+    floor: float | None = None
+
+
+AIMS = {
+    "s336v32k": Aims(1.3, 1.5, 0.85, 3.5, 4, 0.97),
+    "s336": Aims(fastest=1.25),
+    "s64": Aims(xtuner=1.2),
+}
+
+
+class Bar(NamedTuple):
+    """What was measured, and what was aimed at."""
+
+    what: str
+    figure: float
+    aim: float | None = None
+    at_most: bool = False
+    told: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the aim was reached."""
+        if self.aim is None:
+            return "–"
+        reached = self.figure <= self.aim if self.at_most else self.figure >= self.aim
+        return f"{'≤' if self.at_most else '≥'} {self.aim:g}: {'reached' if reached else '**missed**'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", type=Path, help="JSON: {name: command}, as peers.py has it")
+    parser.add_argument("--peer-assets", type=Path)
+    parser.add_argument("--peers-alone", action="store_true", help="leave out what needs nobody else")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--write", type=Path, help="page to put the table into")
+    arguments = parser.parse_args()
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        bars: list[Bar] = []
+        for bar in own_bars(Path(name), arguments.repeats) if not arguments.peers_alone else ():
+            print(f"{bar.what}: {bar.figure:.3g} ({bar.verdict}) {bar.told}", flush=True)
+            bars.append(bar)
+    if arguments.peers is not None:
+        for preset in AIMS:
+            found = beside(arguments.peers, arguments.peer_assets / preset, arguments.repeats)
+            lines += [f"**{preset}**", "", *peers.table(found), ""]
+            bars += peer_bars(preset, found)
+    text = "\n".join([*head(), *bar_table(bars), "", *lines])
+    print(text)
+    if arguments.write is not None:
+        write(arguments.write, text)
+
+
+def own_bars(folder: Path, repeats: int) -> Iterator[Bar]:
+    """What needs nobody else."""
+    assets.make(folder / "mixture", 192)
+    work = Work(folder / "mixture", steps=6, warmup=2, batch_size=16)
+    runs: dict[str, list[dict]] = {"random": [], "length": [], "packed": [], "bf16": []}
+    for turn in range(repeats):
+        for setting, found in runs.items():
+            found.append(measure(work, setting, folder / f"turn{turn}_{setting}"))
+    rate = {setting: statistics.median(one["samples_per_s"] for one in found) for setting, found in runs.items()}
+    losses = {setting: found[0]["losses"] for setting, found in runs.items()}
+    same = max(abs(a - b) / a for a, b in zip(losses["random"], losses["packed"], strict=True))
+    yield Bar("packed against 16 at random", rate["packed"] / rate["random"], 1.5, told=f"losses apart {same:.0e}")
+    yield Bar("packed against 16 of like length", rate["packed"] / rate["length"])
+    curve = " ".join(f"{a:.3f}/{b:.3f}" for a, b in zip(losses["bf16"], losses["random"], strict=True))
+    yield Bar("bfloat16 against float32 on this CPU", rate["bf16"] / rate["random"], told=f"losses {curve}")
+    first = runs["packed"][0]
+    floor = products_alone(work, first["tokens"] / first["samples"], first["supervised_each"])
+    yield Bar("packed, of its matrix products alone", rate["packed"] * floor)
+    waits = [
+        one["data_wait"] for one in (measure(waiting(work), "length", folder / f"wait{n}") for n in range(repeats))
+    ]
+    yield Bar("wait for data with a worker, % of a step", 100 * statistics.median(waits), 2, at_most=True)
+    kept = kept_features.epochs(folder / "features", 12, "float32")
+    share, (with_kept, without) = kept.encoder / kept.without, kept.losses
+    told = f"encoder {share:.0%} of a step; last losses {with_kept:.5f}, without {without:.5f}"
+    yield Bar("projector pretraining, second epoch with kept features", kept.first / kept.second, 2, told=told)
+    alone = Work(folder / "mixture", 15, sets=("data.sampler='length'",))
+    yield Bar("two processes against two alone", scaling.compare(alone, folder / "scaling", repeats), 0.95)
+
+
+def waiting(work: Work) -> Work:
+    """Batches made by a worker while the model runs."""
+    return replace(work, sets=("data.num_workers=1",))
+
+
+def beside(commands: Path, folder: Path, repeats: int) -> dict[str, list[dict]]:
+    """vlmtool and the others in turn."""
+    names = list(json.loads(commands.read_text()))
+    chosen = {  # those that an aim is about
+        "s336": [name for name in names if not name.startswith((FLOOR, XTUNER))],
+        "s64": [name for name in names if name.startswith(XTUNER)],
+    }.get(folder.name, names)
+    settings = ["random", "length", "compiled"] if folder.name == "s336v32k" else ["random", "length"]
+    steps = 60 if folder.name == "s64" else 12
+    return peers.in_turn(commands, folder, settings, chosen, steps, 4, repeats)
+
+
+def peer_bars(preset: str, found: dict[str, list[dict]]) -> Iterator[Bar]:
+    """Ratios to the others; XTuner puts samples of like length together, so it stands against both orders."""
+    rate = {name: statistics.median(one["samples_per_s"] for one in runs) for name, runs in found.items()}
+    memory = {name: statistics.median(one["peak_rss_mb"] for one in runs) for name, runs in found.items()}
+    others = [name for name in rate if not name.startswith(("vlmtool", FLOOR, XTUNER))]
+    best = max(rate[name] for name in (BY_LENGTH, COMPILED) if name in rate)
+    fastest, aims = max(others, key=lambda name: rate[name], default=None), AIMS[preset]
+    if fastest is not None:
+        leanest = min(others, key=lambda name: memory[name])
+        yield Bar(f"{preset}, at random, against {fastest}", rate[OURS] / rate[fastest], aims.fastest)
+        yield Bar(f"{preset}, best exact, against {fastest}", best / rate[fastest], aims.fastest_best)
+        yield Bar(f"{preset}, peak memory against {leanest}", memory[OURS] / memory[leanest], aims.memory, at_most=True)
+    for name in rate:
+        if name.startswith(XTUNER):
+            yield Bar(f"{preset}, at random, against {name}", rate[OURS] / rate[name], aims.xtuner)
+            yield Bar(f"{preset}, best exact, against {name}", best / rate[name], aims.xtuner_best)
+        elif name.startswith(FLOOR):
+            yield Bar(f"{preset}, at random, against the {name}", rate[OURS] / rate[name], aims.floor)
+
+
+def head() -> list[str]:
+    """Machine and date."""
+    cores = len(os.sched_getaffinity(0))
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    return [f"{datetime.date.today()}, {cores} cores of {cpu}, torch {torch.__version__}, float32, one thread.", ""]
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def bar_table(bars: list[Bar]) -> list[str]:
+    """Markdown."""
+    rows = [f"| {bar.what} | {bar.figure:.3g} | {bar.verdict} | {bar.told} |" for bar in bars]
+    return ["| | | aim | |", "|---|---|---|---|", *rows]
+
+
+def write(page: Path, text: str) -> None:
+    """Put `text` between the page's marks."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()
