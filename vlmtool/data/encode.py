@@ -97,10 +97,10 @@ class TextEncoder:
         for word in words:
             starts.append(start)
             start += len(word) + 1
-        known: list[Any] = list(map(self._words.get, words))
+        beginning, known = self._encode(first), list(map(self._words.get, words))
         if not all(known):
             known = [self._words.get(word) or self._learn(word) for word in words]
-        encoded.add([self._encode(first), *known], starts)
+        encoded.add([beginning, *filter(None, known)], starts)
 
     def _encode(self, text: str) -> Word:
         result = self._tokenizer.encode(text, add_special_tokens=False)
