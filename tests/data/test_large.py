@@ -11,8 +11,8 @@ import torch
 from vlmtool.data.dataset import ConversationDataset
 from vlmtool.data.formats.json_stream import read_records
 from vlmtool.data.formats.llava import read_conversations
-from vlmtool.data.formats.record_table import RecordTable, write_table
-from vlmtool.data.large import LargeDataset, TableConversations
+from vlmtool.data.formats.record_table import RecordTable, read_arrow, written
+from vlmtool.data.large import LargeDataset, Looker, TableConversations, count_samples, write_counts
 from vlmtool.data.render import Renderer
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import one_at_a_time
@@ -52,10 +52,14 @@ def make(tmp_path, renderer, transform, picture):
             note = None if bad is None else lambda origin, name, error: bad.append((origin, name, str(error)))
             return ConversationDataset(list(read_conversations(path, "front", note)), own, transform, 90, bad and [])
         table = tmp_path / "tables" / f"{hash(text)}.records"
-        if not table.is_file():
-            write_table(path, table)
         counts = table.with_suffix(".counts")
-        return LargeDataset(TableConversations(RecordTable(table, path), "front"), counts, own, transform, 90, bad)
+        if not counts.is_file():
+            make_renderer = partial(Renderer, own.tokenizer, own.template, own.num_image_tokens)
+            looker = partial(Looker, "front", make_renderer, transform.image_folder, 90)
+            blocks = RecordTable(table, path).blocks() if table.is_file() else written(path, table)
+            write_counts(count_samples(blocks, looker, 1, "Counting"), counts)
+        samples = TableConversations(RecordTable(table, path), "front")
+        return LargeDataset(samples, read_arrow(counts), own, transform, 90, bad)
 
     return dataset
 
@@ -115,7 +119,7 @@ def test_without_skipping_each_is_an_error_with_its_place(make, number):
 def test_broken_lines_are_told_with_their_place_wherever_the_file_lies(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + "\n{broken\n" + json.dumps(RECORDS[1]))
-    write_table(path, tmp_path / "table")
+    assert sum(map(len, written(path, tmp_path / "table"))) == 3
     moved = path.rename(tmp_path / "moved.jsonl")
     table, expected = RecordTable(tmp_path / "table", moved), list(read_records(moved))
     assert [(one.origin, one.number, one.value, str(one.error)) for one in table] == [
@@ -128,10 +132,10 @@ def test_a_broken_array_leaves_no_table(tmp_path):
     path, table = tmp_path / "data.json", tmp_path / "tables" / "table"
     path.write_text(json.dumps(RECORDS)[:-20])
     with pytest.raises(DataError, match="after record 3"):
-        write_table(path, table)
+        list(written(path, table))
     path.write_text(" []")
     with pytest.raises(DataError, match="the array is empty"):
-        write_table(path, table)
+        list(written(path, table))
     assert not list(table.parent.glob("*"))
 
 

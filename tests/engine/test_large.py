@@ -49,7 +49,7 @@ def test_two_processes_share_it(small, large, tmp_path):
     done = start(command(small, tmp_path / "two", *words), 2, 29683)
     assert done.returncode == 0, done.stderr
     assert names(tmp_path / "tables") == [".counts", ".records"]
-    assert done.stderr.count("Reading data.json once") <= 1
+    assert done.stderr.count("Counting data.json") <= 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")

@@ -1,7 +1,6 @@
 """A large data file: its records as a table, its samples counted once by all cores, the counts kept for later runs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -12,15 +11,14 @@ from vlmtool.data.conversation import Conversation
 from vlmtool.data.dataset import BadSample, ConversationDataset, Look, look_at
 from vlmtool.data.formats.json_stream import Record
 from vlmtool.data.formats.llava import parse_record, record_id
-from vlmtool.data.formats.record_table import RecordTable, read_arrow
+from vlmtool.data.formats.record_table import RecordTable
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.utils.errors import DataError
-from vlmtool.utils.files import atomic_path, one_at_a_time
+from vlmtool.utils.files import atomic_path
 from vlmtool.utils.terminal import track
 from vlmtool.utils.workers import num_cores, ordered_map
 
-TOGETHER = 1000  # records that a worker looks at before it answers
 MOST_WORKERS = 16
 COUNTS = pa.schema([("length", pa.int32()), ("supervised", pa.int32()), ("images", pa.int32()), ("cut", pa.int32())])
 UNUSABLE = (-1, 0, 0, 0)  # counts of a record that is looked at again in each run, for what is wrong with it
@@ -67,7 +65,7 @@ def parsed(record: Record, image_position: str) -> Conversation:
 
 
 class Looker:
-    """Looks at records of a table.
+    """Looks at records, in a process of its own.
 
     Args:
         make_renderer: a renderer of this process's own.
@@ -75,27 +73,42 @@ class Looker:
     """
 
     def __init__(
-        self,
-        table: RecordTable,
-        image_position: str,
-        make_renderer: Callable[[], Renderer],
-        image_folder: Path,
-        max_length: int,
+        self, image_position: str, make_renderer: Callable[[], Renderer], image_folder: Path, max_length: int
     ) -> None:
-        self.table, self.image_position = table, image_position
-        self.renderer, self.image_folder, self.max_length = make_renderer(), image_folder, max_length
+        self.image_position, self.renderer = image_position, make_renderer()
+        self.image_folder, self.max_length = image_folder, max_length
 
-    def __call__(self, rows: range) -> np.ndarray:
-        """`COUNTS` of some rows, (rows, 4)."""
-        return np.array([self._look(record) for record in self.table[rows.start : rows.stop]], np.int32)
+    def __call__(self, records: Sequence[Record]) -> np.ndarray:
+        """`COUNTS` of each, (records, 4)."""
+        return np.array([self._look(record) for record in records], np.int32)
 
     def _look(self, record: Record) -> tuple[int, int, int, int]:
         try:
-            conversation = parsed(record, self.image_position)
-            look = look_at(conversation, self.renderer, self.image_folder, self.max_length)
+            look = look_at(parsed(record, self.image_position), self.renderer, self.image_folder, self.max_length)
         except DataError:
             return UNUSABLE
         return UNUSABLE if look.absent else (look.length, look.num_supervised, look.num_images, look.is_cut)
+
+
+def count_samples(blocks: Iterator[list[Record]], make_looker: Callable[[], Looker], total: int, told: str) -> pa.Table:
+    """`COUNTS` of every record, by all cores.
+
+    Args:
+        total: blocks, about.
+        told: what stands before their number while they are counted.
+
+    Raises:
+        DataError: the file is broken. VlmtoolError: a worker was killed.
+    """
+    with ordered_map(make_looker, min(num_cores(), MOST_WORKERS)) as run:
+        counts = np.concatenate(list(track(run(blocks), total, told)))
+    return pa.table(list(counts.T), COUNTS)
+
+
+def write_counts(counts: pa.Table, file: Path) -> None:
+    """Write `counts` whole or not at all."""
+    with atomic_path(file) as temporary, pa.ipc.new_file(str(temporary), COUNTS) as out:
+        out.write_table(counts)
 
 
 class LargeDataset(ConversationDataset):
@@ -105,14 +118,14 @@ class LargeDataset(ConversationDataset):
 
     Args:
         samples: every record of the file.
-        counts_file: where the counts lie, or shall lie: one for each way of making samples of these records.
+        counts: `COUNTS` of each.
         renderer, transform, max_length, bad, name: as of `ConversationDataset`.
     """
 
     def __init__(
         self,
         samples: TableConversations,
-        counts_file: Path,
+        counts: pa.Table,
         renderer: Renderer,
         transform: ImageTransform,
         max_length: int,
@@ -120,14 +133,10 @@ class LargeDataset(ConversationDataset):
         name: str = "",
     ) -> None:
         super().__init__(samples, renderer, transform, max_length, bad, name)
-        self.samples, self.counts_file = samples, counts_file
+        self.samples, self.counts = samples, counts
 
     def _looks(self, description: str) -> Iterator[Look | BadSample]:
-        with one_at_a_time(self.counts_file):
-            if not self.counts_file.is_file():
-                self._count(description)
-        counts = read_arrow(self.counts_file)
-        columns = [counts[name].to_pylist() for name in COUNTS.names]
+        columns = [self.counts[name].to_pylist() for name in COUNTS.names]
         for row, (length, supervised, images, is_cut) in enumerate(zip(*columns, strict=True)):
             yield self._look_again(row) if length < 0 else Look(length, supervised, images, bool(is_cut))
 
@@ -138,20 +147,6 @@ class LargeDataset(ConversationDataset):
         except DataError as error:
             return self._bad(record_id(record.value, str(record.number)), record.origin, error)
         return self._look(conversation)
-
-    def _count(self, description: str) -> None:
-        """Look at every record, on all cores, and keep what was found."""
-        own, samples, total = self.renderer, self.samples, len(self.samples.table)
-        make_renderer = partial(Renderer, own.tokenizer, own.template, own.num_image_tokens)
-        make = partial(
-            Looker, samples.table, samples.image_position, make_renderer, self.transform.image_folder, self.max_length
-        )
-        tasks = [range(first, min(first + TOGETHER, total)) for first in range(0, total, TOGETHER)]
-        with ordered_map(make, min(num_cores(), MOST_WORKERS, len(tasks))) as run:
-            counts = np.concatenate(list(track(run(tasks), len(tasks), f"{description}, thousands")))
-        batch = pa.record_batch(list(counts.T), COUNTS)
-        with atomic_path(self.counts_file) as temporary, pa.ipc.new_file(str(temporary), COUNTS) as out:
-            out.write_batch(batch)
 
     def _keep(self, numbers: Sequence[int]) -> None:
         every = self.samples

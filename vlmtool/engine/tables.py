@@ -4,12 +4,16 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 import vlmtool
-from vlmtool.data.formats.record_table import RecordTable, write_table
+from vlmtool.data.formats.json_stream import num_blocks
+from vlmtool.data.formats.record_table import RecordTable, read_arrow, written
 from vlmtool.data.image_transform import ImageTransform
-from vlmtool.data.large import TableConversations
+from vlmtool.data.large import Looker, TableConversations, count_samples, write_counts
 from vlmtool.data.render import Renderer
 from vlmtool.data.views import preparation
 from vlmtool.models.fingerprint import file_hashes
@@ -30,21 +34,23 @@ def is_large(given: DataSet) -> bool:
 
 def open_large(
     recipe: Recipe, given: DataSet, renderer: Renderer, transform: ImageTransform
-) -> tuple[TableConversations, Path]:
-    """The records of a set, written as a table where no run did so before; and where the counts of its samples lie.
+) -> tuple[TableConversations, pa.Table]:
+    """The records of a set, and the counts of its samples; both are made where no run did so before.
 
     Raises:
-        UsageError: the table cannot be written. DataError: the file is broken.
+        UsageError: they cannot be written. DataError: the file is broken. VlmtoolError: a worker was killed.
     """
     path, folder = Path(given.path), Path(recipe.data.tables).expanduser()
-    content = file_hashes([path])[path]
+    content, position = file_hashes([path])[path], given.image_position or "as_written"
     file = folder / f"{content[:NAME]}.records"
+    counts = folder / f"{_way(recipe, content, position, renderer, transform)[:NAME]}.counts"
     with _writing(folder), one_at_a_time(file):
-        if not file.is_file():
-            write_table(path, file)
-    position = given.image_position or "as_written"
-    samples = TableConversations(RecordTable(file, path), position)
-    return samples, folder / f"{_way(recipe, content, position, renderer, transform)[:NAME]}.counts"
+        if not (file.is_file() and counts.is_file()):
+            make_renderer = partial(Renderer, renderer.tokenizer, renderer.template, renderer.num_image_tokens)
+            make = partial(Looker, position, make_renderer, transform.image_folder, recipe.data.max_length)
+            blocks = RecordTable(file, path).blocks() if file.is_file() else written(path, file)
+            write_counts(count_samples(blocks, make, num_blocks(path), f"Counting {path.name}, MB"), counts)
+    return TableConversations(RecordTable(file, path), position), read_arrow(counts)
 
 
 def _way(recipe: Recipe, content: str, position: str, renderer: Renderer, transform: ImageTransform) -> str:

@@ -13,20 +13,21 @@ import numpy as np
 import pyarrow as pa
 
 from vlmtool.data.formats.file_head import no_records
-from vlmtool.data.formats.json_stream import Record, is_array, num_blocks, origin_of, read_blocks
+from vlmtool.data.formats.json_stream import Record, is_array, origin_of, read_blocks
 from vlmtool.utils.errors import DataError
 from vlmtool.utils.files import atomic_path
-from vlmtool.utils.terminal import track
 
 SCHEMA = pa.schema([("number", pa.int64()), ("value", pa.string()), ("error", pa.string())])
 """Of the line or record; its JSON, or null and what was wrong with it."""
+
+TOGETHER = 1000  # records in a block of a table that is there already
 
 
 class RecordTable(Sequence[Record]):
     """Records of `source`, each parsed when it is asked for.
 
     Args:
-        file: written by `write_table`.
+        file: as `written` makes it.
         source: whose records they are, for messages.
     """
 
@@ -60,6 +61,10 @@ class RecordTable(Sequence[Record]):
             return Record(origin, number, None, DataError(error.replace(_PLACE, origin)))
         return Record(origin, number, json.loads(value))
 
+    def blocks(self) -> Iterator[list[Record]]:
+        """All records, some at a time."""
+        return (self[first : first + TOGETHER] for first in range(0, len(self), TOGETHER))
+
     def origins(self, rows: np.ndarray) -> Iterator[str]:
         """Where the records of some rows stand; none is parsed."""
         numbers = self._table["number"].to_numpy()[rows]
@@ -81,20 +86,22 @@ def read_arrow(file: Path) -> pa.Table:
 _PLACE = "\0"  # stands for the record's place: the file may have moved since
 
 
-def write_table(source: Path, file: Path) -> None:
-    """Write the records of `source` to `file`, whole or not at all.
+def written(source: Path, file: Path) -> Iterator[list[Record]]:
+    """Records of `source` in blocks, each of which is in the table once it is yielded.
+
+    `file` is there, whole, when the last one was drawn; where that never comes to pass, there is none.
 
     Raises:
         UsageError: there is no such file. DataError: it holds no record, or is broken. OSError: it cannot be written.
     """
-    blocks = track(read_blocks(source), num_blocks(source), f"Reading {source.name} once, MB")
-    filled = (block for block in blocks if block)
+    filled = (block for block in read_blocks(source) if block)
     first = next(filled, None)
     if first is None:
         raise no_records(source)
     with atomic_path(file) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as out:
         for block in chain([first], filled):
             out.write_batch(pa.record_batch([list(column) for column in zip(*map(_row, block), strict=True)], SCHEMA))
+            yield block
 
 
 def _row(record: Record) -> tuple[int, str | None, str | None]:
