@@ -3,10 +3,11 @@
 import json
 import os
 import re
+import subprocess
 
 import pytest
 
-from tests.engine.command import command, start
+from tests.engine.command import command, environment, start
 from tests.engine.conftest import losses
 from vlmtool.engine.tables import LARGE
 from vlmtool.utils.errors import DataError, UsageError
@@ -50,6 +51,19 @@ def test_two_processes_share_it(small, large, tmp_path):
     assert done.returncode == 0, done.stderr
     assert names(tmp_path / "tables") == [".counts", ".records"]
     assert done.stderr.count("Counting data.json") <= 1
+
+
+def test_a_kill_leaves_nothing_in_the_way(small, large, tmp_path):
+    tables = tmp_path / "tables"
+    words = command(small, tmp_path / "run", f"data.path={str(large)!r}", f"data.tables={str(tables)!r}")
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        while not list(tables.glob(".*.tmp*")):
+            assert killed.poll() is None, "it ended before it could be killed"
+        killed.kill()
+    assert list(tables.glob(".*.tmp*")) and not list(tables.glob("[!.]*"))
+    done = start(words)
+    assert done.returncode == 0, done.stderr
+    assert names(tables) == [".counts", ".records"] and not list(tables.glob(".*.tmp*"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")

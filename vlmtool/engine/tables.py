@@ -19,7 +19,7 @@ from vlmtool.data.views import preparation
 from vlmtool.models.fingerprint import file_hashes
 from vlmtool.recipe.schema import DataSet, Recipe
 from vlmtool.utils.errors import UsageError
-from vlmtool.utils.files import one_at_a_time
+from vlmtool.utils.files import leftovers, one_at_a_time, remove
 
 LARGE = 64 << 20  # bytes, some 40,000 records: what is smaller is read in less time than it takes to load torch
 COUNTING = 1  # to be raised where samples come to be made or counted otherwise
@@ -46,6 +46,8 @@ def open_large(
     counts = folder / f"{_way(recipe, content, position, renderer, transform)[:NAME]}.counts"
     with _writing(folder), one_at_a_time(file):
         if not (file.is_file() and counts.is_file()):
+            for left in (*leftovers(file), *leftovers(counts)):  # of a process that was killed: as large as the file
+                remove(left)
             make_renderer = partial(Renderer, renderer.tokenizer, renderer.template, renderer.num_image_tokens)
             make = partial(Looker, position, make_renderer, transform.image_folder, recipe.data.max_length)
             blocks = RecordTable(file, path).blocks() if file.is_file() else written(path, file)
