@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from vlmtool.recipe.parts import LLM, Projector, VisionEncoder
 from vlmtool.recipe.section import Section
@@ -122,6 +122,11 @@ def _recomputed(chosen: Any) -> Any:
     return ("llm",) * chosen if isinstance(chosen, bool) else chosen
 
 
+def _shortest(parts: tuple[str, ...]) -> bool | tuple[str, ...]:
+    """The other way round, as recipes write it."""
+    return bool(parts) if parts in ((), ("llm",)) else parts
+
+
 class Runtime(Section):
     """How to run."""
 
@@ -131,7 +136,9 @@ class Runtime(Section):
     strategy: str = "ddp"
     """How several processes share the work: ddp, fsdp2, deepspeed_zero1, _zero2, _zero2_offload, _zero3, _zero3_offload
     or a JSON file of DeepSpeed's settings."""
-    activation_checkpointing: Annotated[tuple[Literal["llm", "vision_encoder"], ...], BeforeValidator(_recomputed)] = ()
+    activation_checkpointing: Annotated[
+        tuple[Literal["llm", "vision_encoder"], ...], BeforeValidator(_recomputed), PlainSerializer(_shortest)
+    ] = ()
     """Parts whose activations are computed again in the backward pass instead of kept; True: the language model's."""
     liger: bool = False
     """Norms and gated MLPs of the language model by Liger's kernels: a GPU, and `pip install vlmtool[liger]`."""
