@@ -41,6 +41,7 @@ from vlmtool.engine.trainable import check_trainable
 from vlmtool.models.build import build_projector
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.encoders.vision import VisionEncoder
+from vlmtool.models.last_block import narrow_last_block
 from vlmtool.models.llm import keep_gradients_on_cpu
 from vlmtool.models.lora import add_llm_lora
 from vlmtool.models.vlm import VisionLanguageModel
@@ -196,7 +197,9 @@ def make_model(shape: Shape, recipe: Recipe, device: torch.device) -> VisionLang
     width, options = shape.llm.hidden_size, recipe.projector.options
     projector = build_projector(recipe.projector.type, encoder.hidden_size, width, options, device=device)
     llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return VisionLanguageModel(encoder, projector, llm, image_token_id=shape.llm.vocab_size)
+    model = VisionLanguageModel(encoder, projector, llm, image_token_id=shape.llm.vocab_size)
+    model.is_narrowed = narrow_last_block(llm)
+    return model
 
 
 def quantize(llm: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:

@@ -44,7 +44,7 @@ def test_without_a_gpu_it_says_so(gpu_check, monkeypatch):
         gpu_check.main()
 
 
-@pytest.mark.parametrize(("trained", "tolerance"), [("lora", 0.01), ("projector", 0.01), ("all", 0.04)])
+@pytest.mark.parametrize(("trained", "tolerance"), [("lora", 0.015), ("projector", 0.015), ("all", 0.05)])
 def test_the_formula_counts_what_torch_counts(gpu_check, trained, tolerance):
     """All but the products inside attention, and the gradient that the first trained layer passes on to nobody."""
     shape, count = gpu_check.TINY, 4

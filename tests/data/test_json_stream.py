@@ -74,7 +74,10 @@ def test_an_array_and_lines_give_the_same(file, newline, mark, block):
 
 def test_places_are_lines_or_records_from_one(file):
     file.write_text('{"a": 1}\n\n{"a": 2}\n')
-    assert list(read_records(file)) == [Record(f"{file}:1", 1, {"a": 1}), Record(f"{file}:3", 3, {"a": 2})]
+    assert list(read_records(file)) == [
+        Record(f"{file}:1", 1, {"a": 1}, text='{"a": 1}'),
+        Record(f"{file}:3", 3, {"a": 2}, text='{"a": 2}'),
+    ]
     file.write_text('[{"a": 1}, {"a": 2}]')
     assert [record.origin for record in read_records(file)] == [f"{file}: record 1", f"{file}: record 2"]
 

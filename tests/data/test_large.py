@@ -11,7 +11,7 @@ import torch
 from vlmtool.data.dataset import ConversationDataset
 from vlmtool.data.formats.json_stream import read_records
 from vlmtool.data.formats.llava import read_conversations
-from vlmtool.data.formats.record_table import RecordTable, read_arrow, written
+from vlmtool.data.formats.record_table import RecordTable, RowParser, read_arrow, written
 from vlmtool.data.large import LargeDataset, Looker, TableConversations, count_samples, write_counts
 from vlmtool.data.render import Renderer
 from vlmtool.utils.errors import DataError
@@ -55,7 +55,7 @@ def make(tmp_path, renderer, transform, picture):
         counts = table.with_suffix(".counts")
         if not counts.is_file():
             make_renderer = partial(Renderer, own.tokenizer, own.template, own.num_image_tokens)
-            looker = partial(Looker, "front", make_renderer, transform.image_folder, 90)
+            looker = partial(Looker, RowParser(path), "front", make_renderer, transform.image_folder, 90)
             blocks = RecordTable(table, path).blocks() if table.is_file() else written(path, table)
             write_counts(count_samples(blocks, looker, 1, "Counting"), counts)
         samples = TableConversations(RecordTable(table, path), "front")

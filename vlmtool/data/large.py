@@ -11,7 +11,7 @@ from vlmtool.data.conversation import Conversation
 from vlmtool.data.dataset import BadSample, ConversationDataset, Look, look_at
 from vlmtool.data.formats.json_stream import Record
 from vlmtool.data.formats.llava import parse_record, record_id
-from vlmtool.data.formats.record_table import RecordTable
+from vlmtool.data.formats.record_table import RecordTable, Row, RowParser
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.render import Renderer
 from vlmtool.utils.errors import DataError
@@ -68,19 +68,25 @@ class Looker:
     """Looks at records, in a process of its own.
 
     Args:
+        parse: of the file whose records they are.
         make_renderer: a renderer of this process's own.
         image_folder, max_length: of the data set.
     """
 
     def __init__(
-        self, image_position: str, make_renderer: Callable[[], Renderer], image_folder: Path, max_length: int
+        self,
+        parse: RowParser,
+        image_position: str,
+        make_renderer: Callable[[], Renderer],
+        image_folder: Path,
+        max_length: int,
     ) -> None:
-        self.image_position, self.renderer = image_position, make_renderer()
+        self.parse, self.image_position, self.renderer = parse, image_position, make_renderer()
         self.image_folder, self.max_length = image_folder, max_length
 
-    def __call__(self, records: Sequence[Record]) -> np.ndarray:
+    def __call__(self, rows: Sequence[Row]) -> np.ndarray:
         """`COUNTS` of each, (records, 4)."""
-        return np.array([self._look(record) for record in records], np.int32)
+        return np.array([self._look(self.parse(row)) for row in rows], np.int32)
 
     def _look(self, record: Record) -> tuple[int, int, int, int]:
         try:
@@ -90,7 +96,7 @@ class Looker:
         return UNUSABLE if look.absent else (look.length, look.num_supervised, look.num_images, look.is_cut)
 
 
-def count_samples(blocks: Iterator[list[Record]], make_looker: Callable[[], Looker], total: int, told: str) -> pa.Table:
+def count_samples(blocks: Iterator[list[Row]], make_looker: Callable[[], Looker], total: int, told: str) -> pa.Table:
     """`COUNTS` of every record, by all cores.
 
     Args:

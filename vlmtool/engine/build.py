@@ -32,12 +32,13 @@ from vlmtool.engine.strategies.choose import make_strategy
 from vlmtool.engine.strategies.data_parallel import DataParallel
 from vlmtool.engine.trainable import PartSummary, check_trainable
 from vlmtool.engine.watch import Watch, common_id
+from vlmtool.models.attention import take_packed_rows
 from vlmtool.models.build import build_beside, build_llm, build_projector, build_vision_encoder
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.reading import Reading
 from vlmtool.models.imports.fit import ImportReport
+from vlmtool.models.last_block import narrow_last_block
 from vlmtool.models.llm import compile_blocks, use_liger
-from vlmtool.models.packed_attention import take_packed_rows
 from vlmtool.models.parts import BESIDE
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.recipe.schema import Recipe
@@ -152,14 +153,17 @@ def build_model(
     )  # fmt: skip
     if recipe.schedule.pack_to is not None:
         take_packed_rows(llm)
-    if recipe.runtime.compile:
-        compile_blocks(llm)
     if recipe.runtime.liger:
         use_liger(llm)
+    is_narrowed = narrow_last_block(llm)
+    if recipe.runtime.compile:
+        compile_blocks(llm, num_left=int(is_narrowed))  # what it computes differs in size from step to step
     recomputed = {"llm": [llm], "vision_encoder": [one.model for one in encoder.encoders]}
     for part in (one for name in recipe.runtime.activation_checkpointing for one in recomputed[name]):
         part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)
+    model = VisionLanguageModel(encoder, projector, llm, image_token, recipe.schedule.neftune_alpha)
+    model.is_narrowed = is_narrowed
+    return model
 
 
 def build_encoder(

@@ -6,18 +6,21 @@
 
 T tokens in the language model, F its frozen weights in the blocks (2 forward, 2 for the gradient of what comes in; that
 of the weight itself, 2 more, is not made), A its trained ones, adapters or all of them (all three: 6), S supervised
-tokens, H weights of the head (6 where it is trained), V views of pictures that were encoded, of P patches with CLS, E
-weights of the encoder up to the layer that is read (forward alone: 2; 4 and 6 as above where it is trained), Q image
-tokens that the projector reads or makes, the more of the two, R its weights (2 where it is frozen). Embedding tables,
-norms and the products inside attention are left out, and what activation checkpointing computes a second time too.
+tokens, H weights of the head and those that the last block needs for these tokens alone (6 where trained), V views of
+pictures that were encoded, of P patches with CLS, E weights of the encoder up to the layer that is read (forward alone:
+2; 4 and 6 as above where it is trained), Q image tokens that the projector reads or makes, the more of the two, R its
+weights (2 where it is frozen). Embedding tables, norms and the products inside attention are left out, and what
+activation checkpointing computes a second time too.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from vlmtool.models.last_block import narrowable
 from vlmtool.models.vlm import VisionLanguageModel
 
 FORWARD, THROUGH, TRAINED = 2, 4, 6  # operations for a weight: forward; with the gradient of its input; and its own
@@ -39,11 +42,13 @@ class StepFlop:
     def of(cls, model: VisionLanguageModel) -> "StepFlop":
         """Counted by the sizes of the layers, which stay what they are where weights lie in pieces."""
         head = model.llm.get_output_embeddings()
+        at_supervised = [head, *(m for one in narrowable(model.llm) for m in one.modules() if model.is_narrowed)]
+        everywhere = [m for m in model.llm.modules() if m not in at_supervised]
         encoder, patches = model.vision_encoder, model.vision_encoder.num_patches or DEFAULT_PATCHES
         trains = any(p.requires_grad for p in encoder.parameters())
         return cls(
-            token=_operations([m for m in model.llm.modules() if m is not head], THROUGH),
-            supervised=_operations([head], THROUGH),
+            token=_operations(everywhere, THROUGH),
+            supervised=_operations(at_supervised, THROUGH),
             encoded=(patches + 1) * _operations(list(encoder.modules()), THROUGH if trains else FORWARD),
             projected=patches * _operations(list(model.projector.modules()), THROUGH if trains else FORWARD),
         )
@@ -58,7 +63,7 @@ class StepFlop:
         return tokens * self.token + supervised * self.supervised + encoded * self.encoded + views * self.projected
 
 
-def _operations(modules: list[nn.Module], of_frozen: int) -> float:
+def _operations(modules: Iterable[nn.Module], of_frozen: int) -> float:
     """For one position, over linear layers and convolutions."""
     total = 0.0
     for module in modules:

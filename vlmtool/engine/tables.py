@@ -11,7 +11,7 @@ import pyarrow as pa
 
 import vlmtool
 from vlmtool.data.formats.json_stream import num_blocks
-from vlmtool.data.formats.record_table import RecordTable, read_arrow, written
+from vlmtool.data.formats.record_table import RecordTable, RowParser, read_arrow, written
 from vlmtool.data.image_transform import ImageTransform
 from vlmtool.data.large import Looker, TableConversations, count_samples, write_counts
 from vlmtool.data.render import Renderer
@@ -49,7 +49,9 @@ def open_large(
             for left in (*leftovers(file), *leftovers(counts)):  # of a process that was killed: as large as the file
                 remove(left)
             make_renderer = partial(Renderer, renderer.tokenizer, renderer.template, renderer.num_image_tokens)
-            make = partial(Looker, position, make_renderer, transform.image_folder, recipe.data.max_length)
+            make = partial(
+                Looker, RowParser(path), position, make_renderer, transform.image_folder, recipe.data.max_length
+            )
             blocks = RecordTable(file, path).blocks() if file.is_file() else written(path, file)
             write_counts(count_samples(blocks, make, num_blocks(path), f"Counting {path.name}, MB"), counts)
     return TableConversations(RecordTable(file, path), position), read_arrow(counts)

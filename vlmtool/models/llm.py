@@ -142,9 +142,14 @@ def blocks_of(llm: nn.Module) -> list[nn.Module]:
     return list(max(lists, key=len, default=()))
 
 
-def compile_blocks(llm: nn.Module) -> None:
-    """Have each block compiled by torch, in place, at its first pass; alike as they are, they share the code."""
-    for block in blocks_of(llm):
+def compile_blocks(llm: nn.Module, num_left: int = 0) -> None:
+    """Have each block compiled by torch, in place, at its first pass; alike as they are, they share the code.
+
+    Args:
+        num_left: of the last blocks, to be left as they are.
+    """
+    blocks = blocks_of(llm)
+    for block in blocks[: len(blocks) - num_left]:
         block.compile(dynamic=True)
 
 

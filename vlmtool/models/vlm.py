@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vlmtool.models.attention import packed_inputs
 from vlmtool.models.encoders.fused import ImageEncoder
 from vlmtool.models.encoders.stored import encode
+from vlmtool.models.last_block import LOGITS_AT
 from vlmtool.models.llm import head_at
 from vlmtool.models.loss import summed_cross_entropy
 from vlmtool.models.noise import add_neftune_noise
-from vlmtool.models.packed_attention import packed_inputs
 from vlmtool.models.projectors.base import Projector
 from vlmtool.models.splice import splice_image_embeds
 from vlmtool.models.tiles import put_together
@@ -57,6 +58,8 @@ class VisionLanguageModel(nn.Module):
         way through the model in all processes."""
         self.store: FeatureStore | None = None
         """Where the features of a frozen encoder are kept."""
+        self.is_narrowed = False
+        """The language model's last block leaves out what the loss does not read (`models/last_block.py`)."""
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +104,7 @@ class VisionLanguageModel(nn.Module):
             pixels: of the images in reading order, or None without images.
             attention_mask: (B, T); not needed for right padding, where causality already hides what follows.
             lengths: tokens of each sample, padding not counted; T for all unless given. Noise is measured by them.
-            packed: the samples lie in one row, one behind the other (`models/packed_attention.py`).
+            packed: the samples lie in one row, one behind the other (`models/attention.py`).
         """
         lengths = lengths or [input_ids.shape[1]] * len(input_ids)
         image_embeds = self.encode_images(pixels) if pixels is not None else []
@@ -114,9 +117,11 @@ class VisionLanguageModel(nn.Module):
             inputs_embeds = add_neftune_noise(inputs_embeds, is_text, lengths, self.neftune_alpha, packed)
         targets = labels[:, 1:]
         supervised = targets != IGNORED
-        # The last position predicts nothing.
+        wanted = nn.functional.pad(supervised, (0, 1))  # the last position predicts nothing
         around = packed_inputs(lengths, input_ids.device) if packed else {"attention_mask": attention_mask}
-        with head_at(self.llm, nn.functional.pad(supervised, (0, 1))):
+        if self.is_narrowed:
+            around[LOGITS_AT] = wanted.flatten().nonzero()[:, 0]
+        with head_at(self.llm, wanted):
             logits = self.llm(inputs_embeds=inputs_embeds, use_cache=False, **around).logits
         total = summed_cross_entropy(logits[0].float(), targets[supervised])
         return Loss(total + nothing, supervised.sum())

@@ -29,6 +29,8 @@ class Record(NamedTuple):
     value: Any
     error: DataError | None = None
     """A line that is no JSON; `value` is None."""
+    text: str | None = None
+    """Its JSON, as the file has it."""
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -108,7 +110,7 @@ def _lines(path: Path, block: int) -> Iterator[list[Record]]:
 
 def _from_line(origin: str, number: int, line: str) -> Record:
     try:
-        return Record(origin, number, json.loads(line))
+        return Record(origin, number, json.loads(line), text=line)
     except (ValueError, RecursionError) as error:
         defect = DataError(f"{origin}: not valid JSON: {error}\nEach line holds one record.")
         return Record(origin, number, None, defect)
@@ -121,9 +123,9 @@ def _array(path: Path, block: int) -> Iterator[list[Record]]:
         records: list[Record] = []
         defect: DataError | None = None
         try:
-            for value in array.feed(text, last):
+            for value, its_text in array.feed(text, last):
                 number += 1
-                records.append(Record(origin_of(path, number, True), number, value))
+                records.append(Record(origin_of(path, number, True), number, value, text=its_text))
         except _NotJson as error:
             defect = DataError(
                 f"{path}: not valid JSON: {error}, after record {number}\nWas the file cut while it was copied?"
@@ -151,8 +153,8 @@ class _ArrayReader:
         self._wait = 0
         """Length of `_text` from which on a cut value is tried again: doubled, or long values would cost squares."""
 
-    def feed(self, text: str, last: bool) -> Iterator[Any]:
-        """Take the next piece; yields the values that are complete.
+    def feed(self, text: str, last: bool) -> Iterator[tuple[Any, str]]:
+        """Take the next piece; yields the values that are complete, each with its text.
 
         Raises:
             _NotJson: the array ends early or late, or holds what is no JSON.
@@ -174,10 +176,10 @@ class _ArrayReader:
                 found = self._value(place, last)
                 if found is None:
                     break
-                value, place = found
+                start, (value, place) = place, found
                 self._next = "value" if self._text[place] == "," else "nothing"
+                yield value, self._text[start:place]
                 place += 1
-                yield value
             place = self._skip_space(place)
         if last and self._next != "nothing":
             raise self._error("Expecting value", place)

@@ -22,6 +22,28 @@ SCHEMA = pa.schema([("number", pa.int64()), ("value", pa.string()), ("error", pa
 
 TOGETHER = 1000  # records in a block of a table that is there already
 
+Row = tuple[int, str | None, str | None]
+"""Of a table, as `SCHEMA` has it."""
+
+
+class RowParser:
+    """Makes records of rows, also in another process.
+
+    Args:
+        source: whose records they are, for messages.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.source, self.in_array = source, is_array(source)
+
+    def __call__(self, row: Row) -> Record:
+        """The record; a line that was no JSON has its error."""
+        number, value, error = row
+        origin = origin_of(self.source, number, self.in_array)
+        if error is not None:
+            return Record(origin, number, None, DataError(error.replace(_PLACE, origin)))
+        return Record(origin, number, json.loads(value or ""), text=value)
+
 
 class RecordTable(Sequence[Record]):
     """Records of `source`, each parsed when it is asked for.
@@ -32,12 +54,11 @@ class RecordTable(Sequence[Record]):
     """
 
     def __init__(self, file: Path, source: Path) -> None:
-        self.file, self.source = file, source
-        self._is_array = is_array(source)
+        self.file, self.parse = file, RowParser(source)
         self._table = read_arrow(file)
 
     def __reduce__(self) -> tuple[type["RecordTable"], tuple[Path, Path]]:
-        return RecordTable, (self.file, self.source)  # another process maps the file itself
+        return RecordTable, (self.file, self.parse.source)  # another process maps the file itself
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -50,25 +71,21 @@ class RecordTable(Sequence[Record]):
         """One record, or those of some rows."""
         if isinstance(row, slice):
             first, stop, step = row.indices(len(self))
-            columns = [self._table[name][first:stop].to_pylist()[::step] for name in SCHEMA.names]
-            return [self._record(*values) for values in zip(*columns, strict=True)]
+            return [self.parse(one) for one in self._rows(first, stop)[::step]]
         number, value, error = (self._table[name][row].as_py() for name in SCHEMA.names)
-        return self._record(number, value, error)
+        return self.parse((number, value, error))
 
-    def _record(self, number: int, value: str, error: str | None) -> Record:
-        origin = origin_of(self.source, number, self._is_array)
-        if error is not None:
-            return Record(origin, number, None, DataError(error.replace(_PLACE, origin)))
-        return Record(origin, number, json.loads(value))
+    def blocks(self) -> Iterator[list[Row]]:
+        """All rows, some at a time; none is parsed."""
+        return (self._rows(first, first + TOGETHER) for first in range(0, len(self), TOGETHER))
 
-    def blocks(self) -> Iterator[list[Record]]:
-        """All records, some at a time."""
-        return (self[first : first + TOGETHER] for first in range(0, len(self), TOGETHER))
+    def _rows(self, first: int, stop: int) -> list[Row]:
+        return list(zip(*(self._table[name][first:stop].to_pylist() for name in SCHEMA.names), strict=True))
 
     def origins(self, rows: np.ndarray) -> Iterator[str]:
         """Where the records of some rows stand; none is parsed."""
         numbers = self._table["number"].to_numpy()[rows]
-        return (origin_of(self.source, number, self._is_array) for number in numbers.tolist())
+        return (origin_of(self.parse.source, number, self.parse.in_array) for number in numbers.tolist())
 
 
 def read_arrow(file: Path) -> pa.Table:
@@ -86,8 +103,8 @@ def read_arrow(file: Path) -> pa.Table:
 _PLACE = "\0"  # stands for the record's place: the file may have moved since
 
 
-def written(source: Path, file: Path) -> Iterator[list[Record]]:
-    """Records of `source` in blocks, each of which is in the table once it is yielded.
+def written(source: Path, file: Path) -> Iterator[list[Row]]:
+    """Rows of `source` in blocks, each of which is in the table once it is yielded.
 
     `file` is there, whole, when the last one was drawn; where that never comes to pass, there is none.
 
@@ -100,11 +117,12 @@ def written(source: Path, file: Path) -> Iterator[list[Record]]:
         raise no_records(source)
     with atomic_path(file) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as out:
         for block in chain([first], filled):
-            out.write_batch(pa.record_batch([list(column) for column in zip(*map(_row, block), strict=True)], SCHEMA))
-            yield block
+            rows = [_row(record) for record in block]
+            out.write_batch(pa.record_batch([list(column) for column in zip(*rows, strict=True)], SCHEMA))
+            yield rows
 
 
-def _row(record: Record) -> tuple[int, str | None, str | None]:
+def _row(record: Record) -> Row:
     if record.error is not None:
         return record.number, None, str(record.error).replace(record.origin, _PLACE)
-    return record.number, json.dumps(record.value), None
+    return record.number, record.text, None

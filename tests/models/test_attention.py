@@ -19,7 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )  # fmt: skip
 
-from vlmtool.models.packed_attention import NAME, packed_inputs, take_packed_rows
+from vlmtool.models.attention import NAME, packed_inputs, take_packed_rows
 from vlmtool.utils.errors import UsageError
 
 SIZE = dict(

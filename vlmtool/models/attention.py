@@ -1,6 +1,7 @@
-"""Attention inside each of several samples that lie in one row, one behind the other, with no mask over the whole row.
+"""Attention that computes what is read: inside each of several samples in one row, and of some queries alone.
 
-A mask would have T × T entries for a row of T tokens, and most of what it lets compute is thrown away.
+A mask over a row of several samples would have T × T entries for T tokens, and most of what it lets compute is thrown
+away.
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,16 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vlmtool.utils.errors import UsageError
 
-NAME = "vlmtool_packed"
+NAME = "vlmtool"
+QUERIES_AT = "queries_at"
+"""Name under which a layer is given the queries that are read: (S,) int64, ascending places in the batch's B * T."""
+
 HALF = (torch.bfloat16, torch.float16)
 TOLERANCE = {torch.float32: 1e-3}  # of the largest value, for `check_packing`
 COARSE = 0.1  # the same, in 16 bits
 
 
-def packed_attention(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -28,6 +32,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    queries_at: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """What a layer of transformers calls: of a packed row each sample by itself, of anything else as "sdpa" does.
@@ -36,28 +41,59 @@ def packed_attention(
         query: (B, H, T, D); key and value: (B, H_kv, T, D); of a packed row B is 1.
         cu_seq_lens_q: (S + 1,) int32, where the S samples begin, and T; None: not packed.
         max_length_q: tokens of the longest.
+        queries_at: those that are read, as `QUERIES_AT` has it; None: all.
 
     Returns:
-        (B, T, H, D), and no weights.
+        (B, T, H, D), anything where a query is not read; and no weights.
     """
-    if cu_seq_lens_q is None or max_length_q is None:
+    if cu_seq_lens_q is not None and max_length_q is not None:
+        if _has_kernel(query, options):
+            return _in_kernel(query, key, value, cu_seq_lens_q, max_length_q, options)
+        dim, lengths = 2, cu_seq_lens_q.diff().tolist()
+    elif queries_at is not None and attention_mask is None and key.shape[2] == query.shape[2]:
+        dim, lengths = 0, [1] * query.shape[0]
+    else:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    if _has_kernel(query, options):
-        return _in_kernel(query, key, value, cu_seq_lens_q, max_length_q, options)
-    bounds = cu_seq_lens_q.tolist()
-    parts = [
-        _one(module, query[:, :, first:last], key[:, :, first:last], value[:, :, first:last], options)
-        for first, last in zip(bounds, bounds[1:], strict=False)
-    ]
-    return torch.cat(parts, 1), None
+    # One split: a slice of its own for each sample would have a gradient of the whole size for each.
+    samples = list(zip(*(whole.split(lengths, dim) for whole in (query, key, value)), strict=True))
+    sizes = [own[0].shape[2] for own in samples]
+    wanted = [None] * len(samples) if queries_at is None else _inside(queries_at, sizes)
+    parts = [_one(module, q, k, v, where, options) for (q, k, v), where in zip(samples, wanted, strict=True)]
+    return torch.cat(parts, dim // 2), None
 
 
-def _one(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
-    """A sample by itself: causal, and no further back than a layer's window."""
+def _inside(places: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Those of ascending places that lie in each of several stretches of these sizes, counted from where it begins."""
+    ends = torch.tensor(sizes).cumsum(0)
+    parts = places.tensor_split(torch.searchsorted(places.cpu(), ends[:-1]))
+    return [part - (end - size) for part, end, size in zip(parts, ends.tolist(), sizes, strict=True)]
+
+
+def _one(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, wanted: Tensor | None, options: dict[str, Any]
+) -> Tensor:
+    """A sample by itself: causal, and no further back than a layer's window; zero where a query is not wanted."""
     window, length = options.get("sliding_window"), query.shape[2]
-    mask = None
-    if window is not None and length > window:
-        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - window)[None, None]
+    if wanted is None and (window is None or length <= window):
+        return _attended(module, query, key, value, None, options)
+    queries = torch.arange(length, device=query.device) if wanted is None else wanted
+    stop = int(queries[-1]) + 1 if len(queries) else 0  # keys behind the last query are read by none
+    keys = torch.arange(stop, device=query.device)
+    seen = keys <= queries[:, None]
+    if window is not None:
+        seen &= keys > queries[:, None] - window
+    if wanted is None:
+        return _attended(module, query, key, value, seen[None, None], options)
+    whole = query.new_zeros(1, length, query.shape[1], value.shape[-1])
+    if stop:
+        some = query[:, :, wanted], key[:, :, :stop], value[:, :, :stop]
+        whole[:, wanted] = _attended(module, *some, seen[None, None], options)
+    return whole
+
+
+def _attended(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
+) -> Tensor:
     attended: Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
     return attended
 
@@ -99,17 +135,26 @@ def packed_inputs(lengths: Sequence[int], device: torch.device) -> dict[str, Any
     }
 
 
+def use_attention(llm: PreTrainedModel) -> None:
+    """Have a language model attend as `attend` does, in place.
+
+    Raises:
+        ValueError: its class has an attention of its own.
+    """
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    llm.set_attn_implementation(NAME)
+
+
 def take_packed_rows(llm: PreTrainedModel) -> None:
-    """Have a language model attend as `packed_attention` does, in place, and see on a few tokens that it does.
+    """Have a language model attend as `attend` does, in place, and see on a few tokens that it does.
 
     Raises:
         UsageError: it attends in another way, or carries something from token to token beside attention.
     """
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
     reason = "its class has an attention of its own"
     try:
-        llm.set_attn_implementation(NAME)
+        use_attention(llm)
         difference = _difference(llm)
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
         reason, difference = str(error).partition("\n")[0], float("inf")
