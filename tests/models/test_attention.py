@@ -18,8 +18,9 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )  # fmt: skip
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vlmtool.models.attention import NAME, packed_inputs, take_packed_rows
+from vlmtool.models.attention import NAME, attend, packed_inputs, take_packed_rows
 from vlmtool.utils.errors import UsageError
 
 SIZE = dict(
@@ -105,3 +106,28 @@ def test_no_mask_of_the_whole_row_is_made(llm, monkeypatch):
     with Largest(), torch.no_grad():
         llm.get_decoder()(input_ids=ids, use_cache=False, **packed_inputs(lengths, torch.device("cpu")))
     assert largest < sum(lengths) ** 2 / 4
+
+
+@pytest.mark.parametrize(("packed", "window"), [(False, None), (True, None), (True, 4)])
+def test_queries_that_are_not_read_are_left_out(packed, window, monkeypatch):
+    torch.manual_seed(0)
+    shape = (1, 4, sum(LENGTHS), 16) if packed else (3, 4, 9, 16)
+    query, key, value = (torch.randn(shape) for _ in range(3))
+    around = packed_inputs(LENGTHS, torch.device("cpu")) if packed else {}
+    options = {name: around[name] for name in ("cu_seq_lens_q", "max_length_q") if packed} | {"sliding_window": window}
+    module = torch.nn.Module()
+    module.is_causal = True
+    expected = attend(module, query, key, value, None, **options)[0].flatten(0, 1)
+    seen = []
+
+    def counting(module, query, *others, **options):
+        seen.append(query.shape[2])
+        return sdpa_attention_forward(module, query, *others, **options)
+
+    monkeypatch.setattr("vlmtool.models.attention.sdpa_attention_forward", counting)
+    places = torch.tensor([0, 3, 6, 13, 15, 24])  # none of the second sample of the packed ones
+    actual = attend(module, query, key, value, None, queries_at=places, **options)[0].flatten(0, 1)
+    torch.testing.assert_close(actual[places], expected[places])
+    assert sum(seen) == len(places)
+    actual[places] = 0
+    assert not actual.any()

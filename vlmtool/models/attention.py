@@ -84,10 +84,13 @@ def _one(
         seen &= keys > queries[:, None] - window
     if wanted is None:
         return _attended(module, query, key, value, seen[None, None], options)
-    whole = query.new_zeros(1, length, query.shape[1], value.shape[-1])
-    if stop:
-        some = query[:, :, wanted], key[:, :, :stop], value[:, :, :stop]
-        whole[:, wanted] = _attended(module, *some, seen[None, None], options)
+    shape = 1, length, query.shape[1], value.shape[-1]
+    if not stop:
+        return query.new_zeros(shape)
+    some = query[:, :, wanted], key[:, :, :stop], value[:, :, :stop]
+    attended = _attended(module, *some, seen[None, None], options)
+    whole = attended.new_zeros(shape)  # autocast has a type of its own
+    whole[:, wanted] = attended
     return whole
 
 
