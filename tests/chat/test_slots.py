@@ -8,6 +8,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from tests.chat.conftest import tiny_llm
 from vlmtool.chat.decoder import Decoder
 from vlmtool.chat.slots import SHARING, Slots, takes_any_mask
+from vlmtool.models.last_block import narrow_last_block
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -72,9 +73,12 @@ def run(llm, share: bool) -> tuple[list[torch.Tensor], list[int]]:
     return [*logits, *steps], cached
 
 
+@pytest.mark.parametrize("trains", [False, True])
 @pytest.mark.parametrize("name", SHARING)
-def test_rows_over_one_trunk_say_what_they_say_alone(name):
+def test_rows_over_one_trunk_say_what_they_say_alone(name, trains):
     llm = tiny(name)
+    if trains:  # benchmarks are answered during training, too
+        narrow_last_block(llm)
     assert takes_any_mask(llm)
     (shared, cached), (alone, copied) = run(llm, True), run(llm, False)
     assert cached == [2, 2, 2, 2, 1, 1] and copied == [5, 5, 3, 5, 3, 1]

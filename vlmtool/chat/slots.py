@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vlmtool.models.attention import NAME
+
 WORTH_PACKING = 2  # slots per row at most: empty ones are computed, too
 SHARING = (
     "llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mistral", "mixtral", "phi", "phi3", "gemma", "glm", "glm4",
@@ -89,7 +91,7 @@ def takes_any_mask(llm: nn.Module) -> bool:
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
         getattr(config, "model_type", None) in SHARING
-        and getattr(config, "_attn_implementation", None) == "sdpa"
+        and getattr(config, "_attn_implementation", None) in ("sdpa", NAME)
         and layers == {"full_attention"}
         and not (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True))
     )
