@@ -100,9 +100,9 @@ def test_the_held_out_loss_is_the_same(run, keeping, standins, encoded):
 def test_what_it_takes_and_saves_is_told_first(run, keeping, capsys):
     run("a", *TWICE, keeping("bfloat16"))
     said = capsys.readouterr().err
-    assert "Features of 32 pictures: " in said and "0 there already" in said and "is saved once each is known" in said
+    assert "Features of 32 pictures: " in said and "holds 0 so far" in said and "is saved once each is known" in said
     run("b", *TWICE, keeping("bfloat16"))
-    assert "32 there already" in capsys.readouterr().err
+    assert "holds 32 so far" in capsys.readouterr().err
 
 
 def test_no_room(run, keeping, monkeypatch):
@@ -149,13 +149,20 @@ def words(*values: str) -> list[str]:
     return [word for value in values for word in ("--set", value)]
 
 
-def test_all_are_made_before_by_a_command_of_their_own(run, small, keeping, encoded, capsys):
+def test_all_are_made_before_by_a_command_of_their_own(run, small, keeping, encoded, capsys, tmp_path):
     command = ["data", "cache", FINETUNE, *words(*small, LORA, keeping("float32"))]
     assert invoke(app, command, debug=True) == 0
     said = capsys.readouterr()
     assert "32 pictures encoded, 0 were there" in said.out and "Features of 32 pictures" in said.err
     assert invoke(app, command, debug=True) == 0
     assert "0 pictures encoded, 32 were there" in capsys.readouterr().out
+    (numbers,) = (tmp_path / "kept").glob("*/*.features")
+    content = bytearray(numbers.read_bytes())
+    content[17] ^= 1
+    numbers.write_bytes(content[:-10])
+    for damaged in (2, 0):  # the first and the last, which are there again afterwards
+        assert invoke(app, command, debug=True) == 0
+        assert f"{damaged} pictures encoded, {32 - damaged} were there" in capsys.readouterr().out
     encoded.clear()
     kept = run("kept_run", *TWICE, keeping("float32"))
     assert sum(encoded) == 1

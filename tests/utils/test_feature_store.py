@@ -74,7 +74,11 @@ def test_changed_numbers_are_not_read(tmp_path):
     content = bytearray(numbers.read_bytes())
     content[17] ^= 1
     numbers.write_bytes(content)
-    assert FeatureStore(tmp_path, "float32").get(key(0)) is None
+    found = FeatureStore(tmp_path, "float32")
+    assert found.get(key(0)) is None
+    found.put(key(0), features())  # as a loader's worker and the process that encodes do: another looked it up
+    for again in (found, FeatureStore(tmp_path, "float32"), FeatureStore(tmp_path, "float32")):
+        assert torch.equal(again.get(key(0)).values, features().values) and len(again) == 1
 
 
 def test_two_writers_at_once(tmp_path):

@@ -78,15 +78,16 @@ def cache_features(recipe: Recipe) -> Cached:
     loader = DataLoader(
         Pictures(pictures), batch_size=BATCH, num_workers=recipe.data.num_workers, collate_fn=lambda found: found
     )
-    before, bad = len(store), list[BadSample]()
+    num_new, bad = 0, list[BadSample]()
     with torch.no_grad():
         for found in track(loader, len(loader), "Encoding pictures"):
             bad += [one for one in found if isinstance(one, BadSample)]
             new = [one for one in found if isinstance(one, Pixels) and None in one.features]
+            num_new += len(new)
             if new:
                 with autocast(device, dtype):
                     encode(encoder, Pixels.joined(new).to(device), store)
-    return Cached(store.folder, len(pictures), len(store) - before, tuple(bad))
+    return Cached(store.folder, len(pictures), num_new, tuple(bad))
 
 
 def _pictures(recipe: Recipe, transform_of: Any) -> dict[tuple[str, str], tuple[KnownPictures, Image]]:

@@ -85,7 +85,8 @@ def tell_features(model: VisionLanguageModel, dataset: Mixture, epochs: float) -
     views = mean_views(list(pictures.values()))
     told = check_room(model.store, model.vision_encoder, len(pictures), views)
     share = share_of_encoder(model, sum(dataset.lengths) / len(dataset), uses * views / len(dataset))
-    when = "once each is known" if epochs > 1 else "in another run: here each is met once"
+    comes_again = epochs > 1 or uses > len(pictures) or len(model.store)
+    when = "once each is known" if comes_again else "in another run: here each is met once"
     return f"{told}. By its products the encoder is {100 * share:.0f} % of a step, which is saved {when}."
 
 
@@ -111,13 +112,13 @@ def check_room(store: FeatureStore, encoder: ImageEncoder, num_pictures: int, vi
     needed = num_pictures * views * store.bytes_each(1, tokens, encoder.hidden_size)
     free = shutil.disk_usage(store.folder).free
     there = needed * min(1.0, len(store) / max(1, num_pictures))
-    told = f"Features of {counted(num_pictures, 'picture')}: {size(needed)} in {store.folder} ({size(free)} free)"
+    told = f"Features of {counted(num_pictures, 'picture')}: {size(needed)}, with {size(free)} free, in {store.folder}"
     if needed - there > free:
         raise UsageError(
             f"vision_encoder.cache: {told}.\n"
             "Take cache.dtype='int8', name a cache.folder with more room, or leave the cache out."
         )
-    return f"{told}, {len(store):,} there already"
+    return f"{told}, which holds {len(store):,} so far"
 
 
 def share_of_encoder(model: VisionLanguageModel, tokens: float, views: float) -> float:

@@ -1,12 +1,12 @@
 """The optimiser: one group of weights per part, each with its own learning rate."""
 
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from vlmtool.models.parts import PARTS
 from vlmtool.utils.errors import UsageError
@@ -14,6 +14,24 @@ from vlmtool.utils.imports import import_class
 
 FUSED = (Adam, AdamW, SGD)
 """Those that can move all weights in one pass over them, on a CPU and on a GPU."""
+
+
+def find_optimizer(name: str) -> type[Optimizer]:
+    """The class that a recipe names.
+
+    Raises:
+        RecipeError: there is none. UsageError: it is no optimiser, or one that takes each step several times.
+    """
+    found: Any = import_class(name, "schedule.optimizer")
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise UsageError(f"schedule.optimizer: '{name}' is no optimiser.\nName one, such as torch.optim.AdamW.")
+    closure = signature(found.step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
+        raise UsageError(
+            f"schedule.optimizer: {found.__name__} computes a step's loss several times, which is not supported.\n"
+            "Name one that takes a gradient as it is, such as torch.optim.AdamW."
+        )
+    return found
 
 
 class PartwiseOptimizer:
@@ -31,7 +49,7 @@ class PartwiseOptimizer:
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """The wrapper over the model's trained weights; `settings_given` names what the recipe says of its groups."""
         settings = dict(self.wrapper.pop("optimizer"))
-        optimizer_class = import_class(settings.pop("type"), "schedule.optimizer")
+        optimizer_class = find_optimizer(settings.pop("type"))
         lr = settings["lr"]
         known = signature(optimizer_class).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):

@@ -14,6 +14,7 @@ from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device
 from vlmtool.engine.feed import step_plan
 from vlmtool.engine.hooks.benchmark import open_benchmarks
+from vlmtool.engine.optimizer import find_optimizer
 from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector, transform_of
 from vlmtool.engine.preflight_data import check_records, check_templates
 from vlmtool.engine.preflight_report import PreflightReport
@@ -32,13 +33,13 @@ from vlmtool.engine.trainable import check_trainable, num_parameters
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.models.damage import check_weight_files
 from vlmtool.models.flow import check_tokens, picture_features
+from vlmtool.models.llm import check_liger
 from vlmtool.models.parts import BESIDE
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row, counted
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import check_writable
 from vlmtool.utils.hub import local_folder
-from vlmtool.utils.imports import import_class
 
 
 def preflight(
@@ -68,9 +69,11 @@ def preflight(
     if newest is not None and not lies_in(work_dir, start):
         told = f"'{work_dir}' holds a run already, up to {newest.name}"
         report.rows.append(Row("error", "work dir", told, "Add --resume to go on with it, or give another --work-dir."))
-    report.attempt("optimiser", import_class, recipe.schedule.optimizer, "schedule.optimizer")
+    report.attempt("optimiser", find_optimizer, recipe.schedule.optimizer)
     report.attempt("number type", compute_dtype, recipe.runtime.dtype, pick_device())
     parts = _look_at_parts(report, recipe)
+    if recipe.runtime.liger and parts.llm is not None:
+        report.attempt("liger", check_liger, parts.llm.config.model_type)
     _check_folders(report, recipe, parts)
     report.rows += check_templates(recipe, parts)
     data = check_records(report, recipe, parts, deep)

@@ -157,9 +157,19 @@ def use_liger(llm: PreTrainedModel) -> None:
     """Have Liger's kernels compute norms and gated MLPs, in place; loss and rotary positions stay as they are.
 
     Raises:
-        UsageError: there is no GPU or no Liger, or it has nothing for this kind of model.
+        UsageError: as of `check_liger`.
 
     Source: https://github.com/linkedin/Liger-Kernel.
+    """
+    check_liger(llm.config.model_type)
+    apply_liger_kernel(llm, {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False})
+
+
+def check_liger(model_type: str) -> None:
+    """See that Liger's kernels can be used.
+
+    Raises:
+        UsageError: there is no GPU or no Liger, or it has nothing for this kind of model.
     """
     remedy = "Leave runtime.liger out."
     if not torch.cuda.is_available():
@@ -170,10 +180,8 @@ def use_liger(llm: PreTrainedModel) -> None:
         raise UsageError(
             f"runtime.liger: liger-kernel cannot be imported: {error}\npip install 'vlmtool[liger]', or leave it out."
         ) from error
-    kind = llm.config.model_type
-    if kind not in known:
-        raise UsageError(f"runtime.liger: it has no kernels for a model of type '{kind}'.\n{remedy}")
-    apply_liger_kernel(llm, {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False})
+    if model_type not in known:
+        raise UsageError(f"runtime.liger: it has no kernels for a model of type '{model_type}'.\n{remedy}")
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A folder holds pairs of files, one for each process that ever wrote there: `NAME.features` with the numbers one picture
 after another, and `NAME.index` with a record of fixed length for each. The numbers are written before their record, so
-that what a kill leaves is a picture that is not there; a record whose numbers do not match its checksum is not read.
+that what a kill leaves is a picture that is not there. A record whose numbers do not match its checksum is not read;
+where its picture comes again, it is struck out, and a new one written.
 """
 
 import os
@@ -23,6 +24,7 @@ RECORD = np.dtype(
     [("key", "V32"), ("offset", "<u8"), ("shape", "<u4", 3), ("layout", "<i4", 4), ("checksum", "<u4")]
 )  # shape: views, tokens, width
 STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+STRUCK_OUT = bytes(32)  # in place of a key
 LARGEST_INT8 = 127
 LOOK_AGAIN = 1.0  # seconds, at least, before the files of other processes are looked at again
 
@@ -87,8 +89,9 @@ class FeatureStore:
         Raises:
             OSError: they cannot be written.
         """
-        if key in self:
+        if self.get(key) is not None:
             return
+        self._strike_out(key)
         content = _encode(features.values, self.dtype)
         numbers, index = self._own_files()
         offset = numbers.tell()
@@ -136,7 +139,8 @@ class FeatureStore:
         whole = index.stat().st_size // RECORD.itemsize - known
         added = np.fromfile(index, RECORD, max(whole, 0), offset=known * RECORD.itemsize)
         for place, key in enumerate(added["key"], known):
-            self._places.setdefault(_short(key.tobytes()), (number, place))
+            if (name := key.tobytes()) != STRUCK_OUT:
+                self._places.setdefault(_short(name), (number, place))
         self._known[number] += len(added)
 
     def _record(self, number: int, place: int) -> Any:
@@ -145,6 +149,15 @@ class FeatureStore:
             return None
         found = np.fromfile(index, RECORD, 1, offset=place * RECORD.itemsize)
         return found[0] if len(found) else None
+
+    def _strike_out(self, key: bytes) -> None:
+        """Forget a damaged picture, here and on disk; its record keeps its length, so that those behind it stay."""
+        place = self._places.pop(_short(key), None)
+        record = self._record(*place) if place is not None else None
+        if place is not None and record is not None and record["key"].tobytes() == key:
+            with open(self._files[place[0]].with_suffix(".index"), "r+b") as index:
+                index.seek(place[1] * RECORD.itemsize)
+                index.write(STRUCK_OUT)
 
     def _read(self, file: Path, offset: int, size: int) -> bytes | None:
         mapped = self._maps.get(file)
