@@ -111,7 +111,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         rate = statistics.median(one["samples_per_s"] for one in runs)
         base = base or rate
         cells = [f"{rate:.3g}", f"{base / rate:.2f}"]
-        for key, form in (("cpu_s_per_sample", "{:.4f}"), ("peak_rss_mb", "{:,.0f}"), ("supervised", "{:,}")):
+        for key, form in (("cpu_s_per_sample", "{:.4f}"), ("peak_rss_mb", "{:,.0f}"), ("supervised", "{:,.0f}")):
             known = [one[key] for one in runs if one[key] is not None]
             cells.append(form.format(statistics.median(known)) if known else "–")
         losses = " → ".join("–" if value is None else f"{value:.4f}" for value in runs[0]["losses"])
