@@ -158,6 +158,7 @@ def test_a_composed_model_has_the_same_loss_and_gradients(vlm, packed):
 )
 def test_what_is_made_otherwise_stays_as_it_is(make):
     llm = make()
+    llm.eval()
     with torch.no_grad():
         expected = llm(input_ids=IDS).logits
         assert not narrow_last_block(llm)
@@ -174,5 +175,6 @@ def test_a_last_block_that_looks_across_positions_stays_as_it_is():
     llm = MADE["llama"]()
     block = blocks_of(llm)[-1]
     block.mlp = Across()
-    assert not narrow_last_block(llm)
+    assert not narrow_last_block(llm.train())
+    assert llm.training
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in block.modules())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from vlmtool.models.attention import COARSE, NAME, QUERIES_AT, TOLERANCE, use_attention
+from vlmtool.models.attention import COARSE, NAME, QUERIES_AT, TOLERANCE, few_tokens, use_attention
 from vlmtool.models.llm import blocks_of
 
 LOGITS_AT = "logits_at"
@@ -118,15 +118,12 @@ def _is_same(llm: PreTrainedModel) -> bool:
 @torch.no_grad()
 def _difference(llm: PreTrainedModel) -> float:
     """With two choices of positions, so that what one leaves behind would show in the other; of the largest logit."""
-    vocabulary, device = llm.get_input_embeddings().num_embeddings, llm.device
-    ids = (torch.arange(14, device=device) * 7 % vocabulary).view(2, 7)
-    was_training = llm.training
-    llm.eval()
-    whole = llm(input_ids=ids, use_cache=False).logits.flatten(0, 1)
     differences = []
-    for places in ([0, 3, 6, 8], [5, 13]):
-        wanted = torch.tensor(places, device=device)
-        some = llm(input_ids=ids, use_cache=False, **{LOGITS_AT: wanted}).logits.flatten(0, 1)
-        differences.append((some - whole)[wanted].abs().max())
-    llm.train(was_training)
+    with few_tokens(llm) as row:
+        ids = row.view(2, 7)
+        whole = llm(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+        for places in ([0, 3, 6, 8], [5, 13]):
+            wanted = torch.tensor(places, device=ids.device)
+            some = llm(input_ids=ids, use_cache=False, **{LOGITS_AT: wanted}).logits.flatten(0, 1)
+            differences.append((some - whole)[wanted].abs().max())
     return float(max(differences) / whole.abs().max())
