@@ -7,31 +7,19 @@ from transformers import (
     BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )  # fmt: skip
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from tests.models.llm_parts import COMMON, SIZE
 from vlmtool.models.attention import NAME, attend, packed_inputs, take_packed_rows
 from vlmtool.utils.errors import UsageError
 
-SIZE = dict(
-    vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, pad_token_id=0,
-)  # fmt: skip
 LENGTHS = (7, 1, 12, 5)
-MADE = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZE)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZE)),
-    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SIZE)),
+MADE = COMMON | {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZE, sliding_window=4)),
 }
 
@@ -79,7 +67,7 @@ def test_what_is_not_packed_is_as_before(llm):
     [
         lambda: MambaForCausalLM(MambaConfig(vocab_size=128, hidden_size=64, num_hidden_layers=2)),
         lambda: BloomForCausalLM(BloomConfig(vocab_size=128, hidden_size=64, n_layer=2, n_head=4)),
-        lambda: Gemma2ForCausalLM(Gemma2Config(**SIZE, head_dim=16)),  # soft-capped scores
+        lambda: Gemma2ForCausalLM(Gemma2Config(**SIZE)),  # soft-capped scores
     ],
 )
 def test_what_attends_in_another_way_is_refused(make):

@@ -10,36 +10,24 @@ from transformers import (
     CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
     PhiConfig,
     PhiForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )  # fmt: skip
 
 from tests.models.conftest import batch
+from tests.models.llm_parts import COMMON, SIZE
 from vlmtool.models.attention import take_packed_rows
 from vlmtool.models.last_block import LOGITS_AT, narrow_last_block
 from vlmtool.models.llm import blocks_of
 
-SIZE = dict(
-    vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, pad_token_id=0, head_dim=16,
-)  # fmt: skip
-MADE = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZE)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZE)),
+MADE = COMMON | {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZE)),  # norms the queries
-    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SIZE)),  # one layer for queries, keys and values
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZE)),  # norms after the MLP
     "cohere": lambda: CohereForCausalLM(CohereConfig(**SIZE)),  # attention and MLP side by side
     "phi": lambda: PhiForCausalLM(PhiConfig(**SIZE)),
