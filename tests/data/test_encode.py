@@ -1,6 +1,7 @@
 """Texts tokenized word by word against the tokenizers library, which tokenizes them whole."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -67,27 +68,31 @@ texts = st.lists(
 ).map("".join) | st.lists(st.sampled_from([*WORDS, "round.", "</s>USER:", "<image>\nWhat"]), max_size=30).map(" ".join)
 
 
-def places(encoded: Encoded, text: str) -> list[tuple[int, int, bool]]:
-    return [
-        (encoded.first_from(place), encoded.first_beyond(place), encoded.straddles(place))
-        for place in range(len(text) + 1)
-    ]
+def places(encoded: Encoded, edges: list[int]) -> list[tuple[int, int, bool]]:
+    return [(encoded.first_from(edge), encoded.first_beyond(edge), encoded.straddles(edge)) for edge in edges]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=150, derandomize=True, deadline=None)
-@given(texts=st.lists(texts, min_size=1, max_size=4))
-def test_ids_and_places_are_those_of_the_whole_text(name, texts):
+@given(texts=st.lists(texts, min_size=1, max_size=4), data=st.data())
+def test_ids_and_places_are_those_of_the_whole_text(name, texts, data):
     tokenizer = TOKENIZERS[name]
     by_words = TextEncoder(tokenizer)
+    image = tokenizer.token_to_id("<image>")
     for text in texts:  # with what the texts before have taught it
-        encoded, whole = Encoded(), Encoded()
-        by_words.add(encoded, text, 0)
+        marks = data.draw(st.lists(st.integers(0, len(text)), max_size=4))
+        edges = sorted({*marks, *(found.start() for found in re.finditer("<image>", text))})
         result = tokenizer.encode(text, add_special_tokens=False)
-        ends = [(start, max(end, 1)) for start, end in result.offsets]
-        whole.add([(result.ids, ends)], [0])
+        whole = Encoded()
+        whole.add_piece((result.ids, [(start, max(end, 1)) for start, end in result.offsets]), 0)
+        encoded, counted = Encoded(), Encoded(keeps_ids=False)
+        for made in (encoded, counted):
+            by_words.add(made, text, 0, edges)
+            assert made.num_tokens == len(result.ids)
+            assert places(made, edges) == places(whole, edges)
+            assert made.places(image) == whole.places(image) == [i for i, one in enumerate(result.ids) if one == image]
         assert encoded.ids == result.ids
-        assert places(encoded, text) == places(whole, text)
+        assert counted.ids == []
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -107,9 +112,14 @@ def test_a_word_is_tokenized_once():
 
     encoder = TextEncoder(TOKENIZERS["gpt2"])
     encoder._tokenizer = counting = Counting(TOKENIZERS["gpt2"])
-    encoder.add(Encoded(), "a red dog, a red circle", 0)
-    encoder.add(Encoded(), "two red dogs", 0)
-    assert [text.split()[-1] for text in counting.texts] == ["a", "red", "dog,", "a", "circle", "two", "dogs"]
+    text = "a red dog, a red circle and a dog, and a red circle"
+    encoder.add(Encoded(), text, 0)
+    encoder.add(Encoded(), "a circle and a dog, red circle", 0)
+    tokenized = ["a", "red", "dog,", "a", "circle", "and", "circle"]  # a text's first and last words have places
+    assert [text.split()[-1] for text in counting.texts] == tokenized
+    encoder.add(Encoded(keeps_ids=False), text, 0)
+    encoder.add(Encoded(keeps_ids=False), text, 0)
+    assert [text.split()[-1] for text in counting.texts] == [*tokenized, "red", "dog,", "a", "circle", "and"]
 
 
 def with_token(**options):

@@ -1,17 +1,18 @@
-"""Token ids of a text and the characters each was made from; words met before are not tokenized again."""
+"""Token ids of a text, and where they stand around its edges; words met before are not tokenized again."""
 
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from itertools import accumulate, chain
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, pairwise
+from typing import Any, TypeVar
 
-from tokenizers import Tokenizer, models
+from tokenizers import Encoding, Tokenizer, models
 
 Span = tuple[int, int]
-Word = tuple[list[int], list[Span]]
-"""Ids, and the characters of each, counted from where the word begins."""
+Piece = tuple[list[int], list[Span]]
+"""Ids, and the characters of each, counted from where the piece begins."""
+V = TypeVar("V")
 
 MOST_WORDS = 1 << 18  # remembered: up to 120 MB in a process, where a data set has as many
 LONGEST_WORD = 24  # characters; longer ones come once
@@ -27,45 +28,89 @@ _SPLITS = {_ENGLISH + r"\p{N}{1,3}" + _REST, _ENGLISH + r"\p{N}" + _REST}
 """How Llama 3 and Qwen2 cut a text into words: a word takes the space before it, and none takes one after it."""
 
 
+class Memo(dict[str, V]):
+    """What a function made of short words; of a long one, which comes once, it is made anew."""
+
+    def __init__(self, make: Callable[[str], V]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, word: str) -> V:
+        made = self._make(word)
+        if len(word) <= LONGEST_WORD and len(self) < MOST_WORDS:
+            self[word] = made
+        return made
+
+
 class Encoded:
-    """A text's token ids, and where each stands; made of pieces that no token crosses."""
+    """The tokens of a text, and where those around its edges stand.
 
-    def __init__(self) -> None:
+    Args:
+        keeps_ids: else the tokens are counted only.
+    """
+
+    def __init__(self, keeps_ids: bool = True) -> None:
         self.ids: list[int] = []
+        self.num_tokens = 0
+        self.keeps_ids = keeps_ids
         self._starts: list[int] = []
-        """First character of each piece."""
+        """First character of each piece around an edge."""
         self._firsts: list[int] = []
-        """Index of each piece's first token."""
-        self._offsets: list[list[Span]] = []
-        """Characters of each piece's tokens, counted from where the piece begins."""
+        """Index of its first token."""
+        self._pieces: list[Piece] = []
 
-    def add(self, words: Sequence[Word], starts: Sequence[int]) -> None:
-        """Append words; each begins at a character of the text."""
-        pieces, offsets = zip(*words, strict=True)
-        self._starts += starts
-        self._firsts += accumulate(map(len, pieces[:-1]), initial=len(self.ids))
-        self._offsets += offsets
-        self.ids += chain.from_iterable(pieces)
+    def add_piece(self, piece: Piece, start: int) -> None:
+        """Append the tokens around an edge; they begin at character `start` of the text."""
+        self._starts.append(start)
+        self._firsts.append(self.num_tokens)
+        self._pieces.append(piece)
+        self.add(piece[0], len(piece[0]))
 
-    def first_from(self, place: int) -> int:
-        """Index of the first token that starts at character `place` or after it."""
-        piece = self._piece(place)
-        return self._firsts[piece] + bisect_left(self._offsets[piece], place - self._starts[piece], key=_start)
+    def add(self, ids: Iterable[int], number: int) -> None:
+        """Append tokens that no edge touches; `ids` are drawn where they are kept."""
+        self.num_tokens += number
+        if self.keeps_ids:
+            self.ids += ids
 
-    def first_beyond(self, place: int) -> int:
-        """Index of the first token that ends after character `place`."""
-        piece = self._piece(place)
-        return self._firsts[piece] + bisect_right(self._offsets[piece], place - self._starts[piece], key=_end)
+    def first_from(self, edge: int) -> int:
+        """Index of the first token that starts at character `edge` or after it."""
+        number = self._piece(edge)
+        return self._firsts[number] + self._from(number, edge)
 
-    def straddles(self, place: int) -> bool:
-        """A token holds characters from both sides of `place`."""
-        piece = self._piece(place)
-        inside = place - self._starts[piece]
-        before = bisect_left(self._offsets[piece], inside, key=_start) - 1
-        return before >= 0 and _end(self._offsets[piece][before]) > inside
+    def first_beyond(self, edge: int) -> int:
+        """Index of the first token that ends after character `edge`."""
+        number = self._piece(edge)
+        return self._firsts[number] + self._beyond(number, edge)
 
-    def _piece(self, place: int) -> int:
-        return bisect_right(self._starts, place) - 1
+    def straddles(self, edge: int) -> bool:
+        """A token holds characters from both sides of `edge`."""
+        number = self._piece(edge)
+        before = self._from(number, edge) - 1
+        return before >= 0 and _end(self._pieces[number][1][before]) > edge - self._starts[number]
+
+    def ids_between(self, start: int, edge: int) -> list[int]:
+        """Ids of the tokens from character `start` up to an edge close behind it."""
+        number = self._piece(start)
+        return self._pieces[number][0][self._from(number, start) : self._beyond(number, edge)]
+
+    def places(self, token_id: int) -> list[int]:
+        """Indices of a token that stands at edges alone."""
+        return [
+            first + place
+            for first, (ids, _) in zip(self._firsts, self._pieces, strict=True)
+            if token_id in ids
+            for place, here in enumerate(ids)
+            if here == token_id
+        ]
+
+    def _piece(self, edge: int) -> int:
+        return bisect_right(self._starts, edge) - 1
+
+    def _from(self, number: int, edge: int) -> int:
+        return bisect_left(self._pieces[number][1], edge - self._starts[number], key=_start)
+
+    def _beyond(self, number: int, edge: int) -> int:
+        return bisect_right(self._pieces[number][1], edge - self._starts[number], key=_end)
 
 
 def _start(span: Span) -> int:
@@ -81,39 +126,60 @@ def _end(span: Span) -> int:
 
 
 class TextEncoder:
-    """Tokenizes texts, without special tokens around them."""
+    """Tokenizes texts, without special tokens around them.
+
+    Between edges a text is cut into words, of which each is tokenized once. What stands around an edge is one piece,
+    of whose tokens the characters are known.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._cuts = joins_no_words(tokenizer)
-        self._words: dict[str, Word] = {}
+        self._ids = Memo(self._word)
+        self._widths = Memo(lambda word: len(self._word(word)))
+        self._beginnings = Memo(self._piece)
+        self._pieces = Memo(self._piece_after_space)
         self._anchor_length = len(tokenizer.encode(_ANCHOR, add_special_tokens=False))
 
-    def add(self, encoded: Encoded, text: str, start: int) -> None:
-        """Append the tokens of `text`, which begins at character `start`."""
-        first, *words = _EDGE.split(text) if self._cuts else [text]
-        starts = [start]
-        start += len(first)
-        for word in words:
-            starts.append(start)
-            start += len(word) + 1
-        beginning, known = self._encode(first), list(map(self._words.get, words))
-        if not all(known):
-            known = [self._words.get(word) or self._learn(word) for word in words]
-        encoded.add([beginning, *filter(None, known)], starts)
+    def add(self, encoded: Encoded, text: str, start: int, edges: Sequence[int] = ()) -> None:
+        """Append the tokens of `text`, which begins at character `start`; of `edges`, ascending, those inside count."""
+        if not self._cuts:
+            encoded.add_piece(self._piece(text), start)
+            return
+        inside = [edge - start for edge in edges if start < edge < start + len(text)]
+        piece, place, known = "", start, self._beginnings
+        for first, stop in pairwise([0, *inside, len(text)]):
+            begun, *words = _EDGE.split(text[first:stop])
+            piece += begun
+            if words:
+                encoded.add_piece(known[piece], place)
+                piece, known = words.pop(), self._pieces
+                place = start + stop - len(piece) - 1
+                self._add_words(encoded, words)
+        encoded.add_piece(known[piece], place)
 
-    def _encode(self, text: str) -> Word:
+    def _add_words(self, encoded: Encoded, words: Sequence[str]) -> None:
+        if encoded.keeps_ids:
+            ids = list(chain.from_iterable(map(self._ids.__getitem__, words)))
+            encoded.add(ids, len(ids))
+        else:
+            encoded.add((), sum(map(self._widths.__getitem__, words)))
+
+    def _word(self, text: str) -> list[int]:
+        """Ids of a word, with the space before it."""
+        return self._after_space(text).ids[self._anchor_length :]
+
+    def _piece_after_space(self, text: str) -> Piece:
+        result = self._after_space(text)
+        offsets = [(start - 1, end - 1) for start, end in result.offsets[self._anchor_length :]]
+        return result.ids[self._anchor_length :], _with_first_character(offsets)
+
+    def _piece(self, text: str) -> Piece:
         result = self._tokenizer.encode(text, add_special_tokens=False)
         return result.ids, _with_first_character(result.offsets)
 
-    def _learn(self, text: str) -> Word:
-        """Tokens of a word, with the space before it."""
-        result = self._tokenizer.encode(f"{_ANCHOR} {text}", add_special_tokens=False)
-        offsets = [(start - 1, end - 1) for start, end in result.offsets[self._anchor_length :]]
-        word = result.ids[self._anchor_length :], _with_first_character(offsets)
-        if len(text) <= LONGEST_WORD and len(self._words) < MOST_WORDS:
-            self._words[text] = word
-        return word
+    def _after_space(self, text: str) -> Encoding:
+        return self._tokenizer.encode(f"{_ANCHOR} {text}", add_special_tokens=False)
 
 
 def joins_no_words(tokenizer: Tokenizer) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from jinja2 import TemplateError
@@ -20,6 +21,7 @@ from vlmtool.utils.errors import DataError, shortened
 IGNORED = -100  # label of a token that is not supervised, as in Hugging Face
 # Stands for a tag that is plain text (in an answer) while the template is rendered; no text of users holds it.
 _LITERAL = "\ue0f1"
+_TAG = re.compile(re.escape(IMAGE_TAG))
 _PIECE = re.compile(f"{_LITERAL}|[^{_LITERAL}]+")
 
 
@@ -68,11 +70,12 @@ class Renderer:
         Raises:
             DataError: a template without marks, or tags and images that do not match; the sample's id is named.
         """
-        ids, answers = self._tokens(conversation)
+        encoded, answers = self._tokens(conversation)
+        ids = encoded.ids
         labels = [IGNORED] * len(ids)
         for first, stop in answers:
             labels[first:stop] = ids[first:stop]
-        return self._expand(ids, labels, conversation.images, conversation.id)
+        return self._expand(encoded, labels, conversation.images, conversation.id)
 
     def count(self, conversation: Conversation) -> tuple[int, int]:
         """Tokens of a training sample, and those supervised, as of `sample`, which takes longer.
@@ -80,35 +83,32 @@ class Renderer:
         Raises:
             DataError: as of `sample`.
         """
-        ids, answers = self._tokens(conversation)
-        images = conversation.images
-        self._check_tags(ids, images, conversation.id)
-        total, place = len(ids), -1
+        encoded, answers = self._tokens(conversation, keeps_ids=False)
+        total, images = encoded.num_tokens, conversation.images
         supervised = sum(max(0, stop - max(first, 1)) for first, stop in answers)  # nothing predicts the first token
-        for image in images:
+        for image, place in zip(images, self._places(encoded, images, conversation.id), strict=True):
             more = self.num_image_tokens(image) - 1
-            place = ids.index(self.image_token_id, place + 1)
             total += more
             supervised += sum(more for first, stop in answers if first <= place < stop)
         return total, supervised
 
-    def _tokens(self, conversation: Conversation) -> tuple[list[int], list[Span]]:
-        """Token ids with one for each image, and from where to where the answers stand among them."""
+    def _tokens(self, conversation: Conversation, keeps_ids: bool = True) -> tuple[Encoded, list[Span]]:
+        """Tokens with one for each image, and from where to where the answers stand among them."""
         if not self._marks_answers:
             raise DataError(
                 "The chat template does not mark the answers ({% generation %}), so nothing can be learned.\n"
                 "Name a marked one in llm.template: a shipped name or a .jinja file."
             )
         text, spans = self._render_text(conversation.messages, False, conversation.id)
-        encoded = self._encode(text, spans)
-        return encoded.ids, [(encoded.first_beyond(start), encoded.first_from(end)) for start, end in spans]
+        encoded = self._encode(text, spans, keeps_ids)
+        return encoded, [(encoded.first_beyond(start), encoded.first_from(end)) for start, end in spans]
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt, up to where the assistant begins to answer."""
         text, spans = self._render_text(messages, True, "prompt")
-        tokens = self._encode(text, spans).ids
+        encoded = self._encode(text, spans)
         images = [image for message in messages for image in message.images]
-        return self._expand(tokens, [IGNORED] * len(tokens), images, "prompt").input_ids
+        return self._expand(encoded, [IGNORED] * encoded.num_tokens, images, "prompt").input_ids
 
     def stop_ids(self) -> list[int]:
         """Ids at which an answer ends: EOS and those stop words of the template that are one token."""
@@ -140,19 +140,21 @@ class Renderer:
             ) from error
         return texts[0], [tuple(span) for span in spans[0]] if spans else []
 
-    def _encode(self, text: str, spans: Sequence[Span]) -> Encoded:
+    def _encode(self, text: str, spans: Sequence[Span], keeps_ids: bool = True) -> Encoded:
         """Tokens of `text`, with an edge between tokens where an answer begins and where it ends.
 
         A prompt ends where its answer begins, and its ids must be the first ids of the sample. Where the tokenizer
         would join characters of both, as in "\\n" + "\\n\\nYes", or split the prompt's last spaces because of what
         follows them, the text is encoded in pieces.
         """
-        encoded = self._encode_pieces(text, [])
+        tags = [tag.start() for tag in _TAG.finditer(text)]
+        edges = sorted({*chain.from_iterable(spans), *tags})
+        encoded = self._encode_pieces(text, [], edges, keeps_ids)
         cuts = sorted(
             {edge for span in spans for edge in span if encoded.straddles(edge)}
             | {start for start, _ in spans if not self._spaces_stand_alone(encoded, text, start)}
         )
-        return self._encode_pieces(text, cuts) if cuts else encoded
+        return self._encode_pieces(text, cuts, edges, keeps_ids) if cuts else encoded
 
     def _spaces_stand_alone(self, encoded: Encoded, text: str, end: int) -> bool:
         """The spaces and line ends before character `end` have the ids that they have at the end of a text."""
@@ -164,36 +166,36 @@ class Renderer:
             return True
         if spaces not in self._ids_of_spaces:
             self._ids_of_spaces[spaces] = self.tokenizer.encode(spaces, add_special_tokens=False)
-        here = encoded.ids[encoded.first_from(first) : encoded.first_beyond(end)]
+        here = encoded.ids_between(first, end)
         return self._ids_of_spaces[spaces][-len(here) :] == here  # sentencepiece puts a "▁" before a text
 
-    def _encode_pieces(self, text: str, cuts: Sequence[int]) -> Encoded:
+    def _encode_pieces(self, text: str, cuts: Sequence[int], edges: Sequence[int], keeps_ids: bool) -> Encoded:
         """Tokens of `text`, cut at characters `cuts`. A literal tag is encoded as the text it is."""
-        encoded = Encoded()
+        encoded = Encoded(keeps_ids)
         for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
             for piece in _PIECE.finditer(text, start, end):
                 if piece.group() == _LITERAL:
-                    encoded.add([self._literal], [piece.start()])
+                    encoded.add_piece(self._literal, piece.start())
                     continue
-                self._encoder.add(encoded, piece.group(), piece.start())
+                self._encoder.add(encoded, piece.group(), piece.start(), edges)
         return encoded
 
-    def _check_tags(self, tokens: list[int], images: list[Image], sample_id: str) -> None:
-        if (tags := tokens.count(self.image_token_id)) != len(images):
+    def _places(self, encoded: Encoded, images: list[Image], sample_id: str) -> list[int]:
+        """Indices of the image tokens, of which there is one for each image."""
+        places = encoded.places(self.image_token_id)
+        if len(places) != len(images):
             raise DataError(
-                f"sample '{shortened(sample_id)}': {counted(tags, 'image token')} in the rendered prompt, "
+                f"sample '{shortened(sample_id)}': {counted(len(places), 'image token')} in the rendered prompt, "
                 f"but {counted(len(images), 'image')}.\n"
                 "Does the chat template print every turn once, and no tag of its own?"
             )
+        return places
 
-    def _expand(self, tokens: list[int], labels: list[int], images: list[Image], sample_id: str) -> Rendered:
+    def _expand(self, encoded: Encoded, labels: list[int], images: list[Image], sample_id: str) -> Rendered:
         """Each image token repeated to the number of tokens its image takes."""
-        self._check_tags(tokens, images, sample_id)
-        input_ids: list[int] = []
-        expanded: list[int] = []
-        position = 0
-        for image in images:
-            place, count = tokens.index(self.image_token_id, position), self.num_image_tokens(image)
+        tokens, input_ids, expanded, position = encoded.ids, list[int](), list[int](), 0
+        for image, place in zip(images, self._places(encoded, images, sample_id), strict=True):
+            count = self.num_image_tokens(image)
             input_ids += tokens[position:place] + [self.image_token_id] * count
             expanded += labels[position:place] + [labels[place]] * count
             position = place + 1
