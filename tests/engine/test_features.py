@@ -77,7 +77,7 @@ def test_rounded_features_are_the_same_whether_they_were_there_or_not(run, keepi
     assert losses(first) == pytest.approx(losses(plain), rel=tolerance) and losses(first) != losses(plain)
 
 
-def test_other_pixels_or_another_encoder_get_a_folder_of_their_own(run, keeping, tmp_path, encoded):
+def test_other_pixels_or_another_encoder_get_a_folder_of_their_own(run, keeping, standins, tmp_path, encoded):
     once = (LORA, "schedule.max_steps=1")
     run("a", *once, keeping("float32"))
     for number, more in enumerate(["data.pad_to_square=False", "vision_encoder.select_layer=-1"]):
@@ -86,8 +86,9 @@ def test_other_pixels_or_another_encoder_get_a_folder_of_their_own(run, keeping,
         assert encoded, more
     folders = list((tmp_path / "kept").iterdir())
     assert len(folders) == 3
-    layers = {json.loads((folder / "about.json").read_text())["reading"]["select_layer"] for folder in folders}
-    assert layers == {-2, -1}
+    about = [json.loads((folder / "about.json").read_text()) for folder in folders]
+    assert {one["reading"]["select_layer"] for one in about} == {-2, -1}
+    assert {(*one["encoder"], one["computed_in"]) for one in about} == {(str(standins.clip), "the weights' type")}
 
 
 def test_the_held_out_loss_is_the_same(run, keeping, standins, encoded):
@@ -177,9 +178,10 @@ def test_pictures_that_cannot_be_read_are_named(small, keeping, standins, tmp_pa
     first.unlink()
     second.write_bytes(b"no picture")
     values = words(*small, keeping("int8"), f"data.image_folder={str(pictures)!r}", *more)
-    assert invoke(app, ["data", "cache", FINETUNE, *values], debug=True) == 0
+    assert invoke(app, ["data", "cache", FINETUNE, *values], debug=True) == 1
     said = capsys.readouterr().out
-    assert "30 pictures encoded" in said and f"2 pictures cannot be read, first '{first.name}': " in said
+    assert "30 pictures encoded" in said and "2 pictures cannot be read:\n" in said
+    assert f"  {first.name}: " in said and f"  {second.name}: " in said
 
 
 def test_a_recipe_that_keeps_none_is_told_how(small, capsys):

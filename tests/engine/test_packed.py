@@ -1,5 +1,7 @@
 """Packed training takes the very steps of the padded one."""
 
+import re
+
 import pytest
 import torch
 
@@ -27,11 +29,15 @@ def same(first, second, step=4):
 @pytest.mark.parametrize(
     "more", [(), ("data.sampler='length'",), ("runtime.activation_checkpointing=True",), ("llm.quantization='nf4'",)]
 )
-def test_losses_and_weights_are_those_of_padded_batches(run, more):
+def test_losses_and_weights_are_those_of_padded_batches(run, more, capsys):
     padded = run("padded", *BASE, *more)
+    assert "Packed" not in capsys.readouterr().err
     packed = run("packed", *BASE, *more, "schedule.pack_to=512")
     assert losses(packed) == pytest.approx(losses(padded), rel=1e-5)
     same(packed, padded)
+    counts = re.search(r"(\d+) samples, [^\n]* ([\d,]+) tokens", said := capsys.readouterr().err)
+    mean = int(counts[2].replace(",", "")) / int(counts[1])
+    assert f"Packed into passes of up to 512 tokens, about {512 / mean:.1f} samples in each." in said
 
 
 def test_the_held_out_loss_too(run, standins):

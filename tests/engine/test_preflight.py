@@ -30,6 +30,7 @@ from vlmtool.engine.resources import (
     num_checkpoints,
     size,
 )
+from vlmtool.engine.train import train
 from vlmtool.engine.trainable import check_trainable
 from vlmtool.models.build import build_llm
 from vlmtool.recipe.catalog import recipes
@@ -185,6 +186,9 @@ def test_one_defect_does_not_hide_another(dry_run, tmp_path):
         ("data.sample_prompts=[dict(question='Q', image='no.jpg')]", "sample_prompts", "no.jpg: there is no such"),
         ("init_from='none'", "init_from", "there is no 'none'"),
         ("schedule.optimizer='torch.optim.Adamm'", "optimiser", "has no attribute 'Adamm'"),
+        ("schedule.optimizer='adamw'", "optimiser", "not a dotted path. Did you mean 'torch.optim.AdamW'?"),
+        ("schedule.optimizer='bnb.PagedAdamW8Bit'", "optimiser", "Did you mean 'bitsandbytes.optim.PagedAdamW8bit'?"),
+        ("vision_encoder.cache=dict(folder='/dev/null/kept')", "kept features", "'/dev/null' is a file"),
         ("schedule.optimizer='torch.nn.Linear'", "optimiser", "'torch.nn.Linear' is no optimiser"),
         ("schedule.optimizer='torch.optim.LBFGS'", "optimiser", "LBFGS computes a step's loss several times"),
         ("runtime.dtype='float16'", "number type", "needs a GPU"),
@@ -201,6 +205,20 @@ def test_each_mistake_is_an_error_row(dry_run, override, what, told):
     run = dry_run(override)
     assert run.exit_code == 1
     assert told in run.of("error")[what]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("schedule.optimizer='AdamW'", "optimiser: schedule.optimizer = 'AdamW': not a dotted path"),
+        ("vision_encoder.cache=dict(folder='/dev/null/kept')", "'/dev/null' is a file"),
+        ("runtime.liger=True", "its kernels need a GPU"),
+    ],
+)
+def test_a_training_tells_them_before_it_builds_anything(small, tmp_path, monkeypatch, override, told):
+    monkeypatch.setattr("vlmtool.engine.train.build_runner", None)
+    with pytest.raises(UsageError, match=re.escape(told)):
+        train(FINETUNE, [*small, override], tmp_path / "run")
 
 
 def test_a_template_that_does_not_fit_is_told(dry_run, endless):
@@ -476,8 +494,7 @@ def test_real_steps_tell_their_time_and_memory(dry_run, tmp_path):
     told = re.match(r"(\S+) s, the median of 2 real steps; (\S+) min for all 6,000", run.of("ok")["step time"])
     seconds, minutes = map(float, told.groups())
     assert run.exit_code == 0 and minutes == pytest.approx(100 * seconds, abs=0.06)
-    peaks = [detail for level, what, detail in run.rows if what == "memory"]
-    assert re.match(r"peak \d+ MB|peak \d\.\d GB", peaks[1])
+    assert re.match(r"(\d+ MB|\d\.\d GB) in the steps taken: measured", run.of("ok")["peak memory"])
     assert not list(tmp_path.glob("run/*"))
 
 

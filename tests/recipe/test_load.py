@@ -48,6 +48,11 @@ def test_mistakes_are_told_in_three_lines(override, message):
         ("schedule.batch_size=0", "--set: schedule.batch_size = 0: it must be above 0."),
         ("schedule.warmup_ratio=1", "--set: schedule.warmup_ratio = 1: it must be below 1.0."),
         ("llm.quantization=nf5", "--set: llm.quantization = 'nf5': it takes 'nf4' or 'int8'."),
+        (
+            "runtime.activation_checkpointing=projector",
+            "--set: runtime.activation_checkpointing = 'projector': True, False or a list of parts is needed: "
+            "('llm', 'vision_encoder').",
+        ),
         ("llm.freeze=maybe", "--set: llm.freeze = 'maybe': True or False is needed."),
         ("llm=dict()", "--set: 'llm.path' is missing."),
         (f"schedule.lr={'x' * 5000}", f"--set: schedule.lr = '{'x' * 47} … {'x' * 47}': a number is needed."),

@@ -93,13 +93,19 @@ def preview(
 
 
 def cache(config: ConfigArgument, overrides: SetOption = None) -> None:
-    """Keep the features of every picture, so that training need not encode them; killed, the same command goes on."""
+    """Keep the features of every picture, so that training need not encode them; killed, the same command goes on.
+
+    Ends with 1 where pictures cannot be read; those of all others are kept.
+    """
     from vlmtool.engine.cache_features import cache_features, told
     from vlmtool.recipe.load import load_recipe
     from vlmtool.utils.terminal import out
 
-    for line in told(cache_features(load_recipe(config, overrides or []))):
+    cached = cache_features(load_recipe(config, overrides or []))
+    for line in told(cached):
         out().print(clean(line), soft_wrap=True)
+    if cached.bad:
+        raise typer.Exit(1)
 
 
 def _showing(recipe: "Recipe") -> "tuple[Renderer, ImageTransform]":

@@ -25,6 +25,7 @@ from vlmtool.utils.pixels import Pixels
 from vlmtool.utils.terminal import clean, err, track
 
 BATCH = 16  # pictures
+MOST_NAMED = 20  # that cannot be read
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def told(cached: Cached) -> list[str]:
         f"were there: {cached.folder}"
     ]
     if cached.bad:
-        first = cached.bad[0]
-        lines.append(f"{counted(len(cached.bad), 'picture')} cannot be read, first '{first.id}': {first.reason}")
+        lines.append(f"{counted(len(cached.bad), 'picture')} cannot be read:")
+        lines += [f"  {one.id}: {one.reason}" for one in cached.bad[:MOST_NAMED]]
+    if len(cached.bad) > MOST_NAMED:
+        lines.append("  … `vlmtool data check RECIPE --deep` names them all.")
     return lines

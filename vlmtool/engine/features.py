@@ -22,6 +22,7 @@ from vlmtool.recipe.parts import FeatureCache
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError, UsageError
 from vlmtool.utils.feature_store import FeatureStore
+from vlmtool.utils.files import write_json
 
 NAME = 16  # characters of a hash in a folder's name
 ABOUT = "about.json"
@@ -45,14 +46,15 @@ def open_store(
         "weights": weights_hash(encoder),
         "reading": encoder.reading.said(),
         "pictures": preparation(views),
-        "computed_in": str(computed_in),
+        "computed_in": str(computed_in or "the weights' type"),
         "dtype": cache.dtype,
     }
-    text = json.dumps(about, indent=2, sort_keys=True)
-    folder = Path(cache.folder).expanduser() / hashlib.sha256(text.encode()).hexdigest()[:NAME]
+    known_by = json.dumps(about, sort_keys=True)
+    folder = Path(cache.folder).expanduser() / hashlib.sha256(known_by.encode()).hexdigest()[:NAME]
+    paths = [str(one.model.name_or_path) for one in encoder.encoders]  # for people: another path, the same features
     try:
         store = FeatureStore(folder, cache.dtype)
-        (folder / ABOUT).write_text(text + "\n")
+        write_json(folder / ABOUT, {"encoder": paths, **about})
     except OSError as error:
         raise UsageError(
             f"vision_encoder.cache: '{folder}' cannot be written to: {error.strerror}.\nName another cache.folder."

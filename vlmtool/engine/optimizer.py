@@ -1,5 +1,6 @@
 """The optimiser: one group of weights per part, each with its own learning rate."""
 
+from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
@@ -9,11 +10,16 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from vlmtool.models.parts import PARTS
-from vlmtool.utils.errors import UsageError
+from vlmtool.utils.errors import RecipeError, UsageError
 from vlmtool.utils.imports import import_class
 
 FUSED = (Adam, AdamW, SGD)
 """Those that can move all weights in one pass over them, on a CPU and on a GPU."""
+KNOWN = {
+    "torch.optim": ("SGD", "Adam", "AdamW", "Adafactor"),
+    "bitsandbytes.optim": ("AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "Lion", "PagedLion8bit"),
+}
+"""Names that people write without their module."""
 
 
 def find_optimizer(name: str) -> type[Optimizer]:
@@ -22,7 +28,11 @@ def find_optimizer(name: str) -> type[Optimizer]:
     Raises:
         RecipeError: there is none. UsageError: it is no optimiser, or one that takes each step several times.
     """
-    found: Any = import_class(name, "schedule.optimizer")
+    try:
+        found: Any = import_class(name, "schedule.optimizer")
+    except RecipeError as error:
+        what, remedy = str(error).split("\n", 1)
+        raise RecipeError(f"{what}{_meant(name)}\n{remedy}") from error
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise UsageError(f"schedule.optimizer: '{name}' is no optimiser.\nName one, such as torch.optim.AdamW.")
     closure = signature(found.step).parameters.get("closure")
@@ -32,6 +42,13 @@ def find_optimizer(name: str) -> type[Optimizer]:
             "Name one that takes a gradient as it is, such as torch.optim.AdamW."
         )
     return found
+
+
+def _meant(name: str) -> str:
+    """A well-known one of nearly this name, in which upper and lower case are easily mistaken."""
+    known = {one.lower(): f"{module}.{one}" for module, ones in KNOWN.items() for one in ones}
+    nearest = get_close_matches(name.rpartition(".")[2].lower(), known, n=1)
+    return f" Did you mean '{known[nearest[0]]}'?" if nearest else ""
 
 
 class PartwiseOptimizer:

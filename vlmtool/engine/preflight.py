@@ -69,11 +69,10 @@ def preflight(
     if newest is not None and not lies_in(work_dir, start):
         told = f"'{work_dir}' holds a run already, up to {newest.name}"
         report.rows.append(Row("error", "work dir", told, "Add --resume to go on with it, or give another --work-dir."))
-    report.attempt("optimiser", find_optimizer, recipe.schedule.optimizer)
+    _check_names(report, recipe)
     report.attempt("number type", compute_dtype, recipe.runtime.dtype, pick_device())
     parts = _look_at_parts(report, recipe)
-    if recipe.runtime.liger and parts.llm is not None:
-        report.attempt("liger", check_liger, parts.llm.config.model_type)
+    _check_llm(report, recipe, parts)
     _check_folders(report, recipe, parts)
     report.rows += check_templates(recipe, parts)
     data = check_records(report, recipe, parts, deep)
@@ -102,6 +101,8 @@ def quick_checks(recipe: Recipe, work_dir: Path, num_processes: int = 1) -> list
     """
     parts = _look_at_parts(PreflightReport(), recipe)
     found = PreflightReport()
+    _check_names(found, recipe)
+    _check_llm(found, recipe, parts)
     _check_prompts(found, recipe)
     _check_flow(found, parts)
     plan = step_plan(recipe, [0] * len(recipe.training_sets), num_processes)  # nothing has been read
@@ -147,6 +148,20 @@ def _look_at_parts(report: PreflightReport, recipe: Recipe) -> PlannedParts:
             "pictures", transform_of, recipe, parts.vision_encoder, parts.projector, folder
         )
     return parts
+
+
+def _check_names(report: PreflightReport, recipe: Recipe) -> None:
+    """What the recipe names beside its parts and its data."""
+    report.attempt("optimiser", find_optimizer, recipe.schedule.optimizer)
+    if (cache := recipe.vision_encoder.cache) is not None:
+        folder = Path(cache.folder).expanduser()
+        report.attempt("kept features", check_writable, folder, "vision_encoder.cache: cache.folder")
+
+
+def _check_llm(report: PreflightReport, recipe: Recipe, parts: PlannedParts) -> None:
+    """What is to be done with the language model can be done with it."""
+    if recipe.runtime.liger and parts.llm is not None:
+        report.attempt("liger", check_liger, parts.llm.config.model_type)
 
 
 def _check_folders(report: PreflightReport, recipe: Recipe, parts: PlannedParts) -> None:

@@ -66,7 +66,7 @@ def train(
                 WriteRecipe(folder / IMPORT_FILE, json.dumps(prepared.imported.plain(), indent=2) + "\n")
             )
         if is_main():
-            _tell(prepared, start, resume)
+            _tell(prepared, start, resume, recipe.schedule.pack_to)
         return _run(prepared, folder)
 
 
@@ -131,7 +131,7 @@ def _tell_end(prepared: Prepared, folder: Path) -> bool:
     return loop.first_step < loop.max_iters
 
 
-def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
+def _tell(prepared: Prepared, start: Path | None, resume: bool, pack_to: int | None) -> None:
     console = err()
     console.print(_parts_table(prepared.parts))
     for line in _set_lines(prepared.sets):
@@ -143,6 +143,8 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool) -> None:
         console.print(clean(line))
     if prepared.loaded and prepared.imported is None:
         console.print(f"{counted(len(prepared.loaded), 'tensor')} taken from the stage before.")
+    if pack_to is not None:
+        console.print(_packing_line(prepared.sets, pack_to))
     if prepared.features is not None:
         console.print(clean(prepared.features))
     if start is not None:
@@ -179,6 +181,11 @@ def _set_lines(sets: Sequence[LearnedSet]) -> list[str]:
         first, *more = _scan_lines(given.scan)
         lines += [f"{given.path}: {line}" for line in (f"{given.drawn:,} in an epoch of {first}", *more)]
     return [*lines, f"{counted(sum(given.drawn for given in sets), 'sample')} in an epoch."]
+
+
+def _packing_line(sets: Sequence[LearnedSet], pack_to: int) -> str:
+    mean = sum(given.scan.num_tokens for given in sets) / sum(given.scan.num_samples for given in sets)
+    return f"Packed into passes of up to {pack_to:,} tokens, about {max(1.0, pack_to / mean):.1f} samples in each."
 
 
 def _scan_lines(scan: ScanReport) -> list[str]:

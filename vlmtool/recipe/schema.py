@@ -119,6 +119,8 @@ class Schedule(Section):
 
 def _recomputed(chosen: Any) -> Any:
     """`activation_checkpointing=True` and `=False` as parts."""
+    if isinstance(chosen, str):
+        raise ValueError(f"= '{chosen}': True, False or a list of parts is needed: ('llm', 'vision_encoder')")
     return ("llm",) * chosen if isinstance(chosen, bool) else chosen
 
 
