@@ -136,7 +136,7 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._cuts = joins_no_words(tokenizer)
         self._ids = Memo(self._word)
-        self._widths = Memo(lambda word: len(self._word(word)))
+        self._widths = Memo(self._width)
         self._beginnings = Memo(self._piece)
         self._pieces = Memo(self._piece_after_space)
         self._anchor_length = len(tokenizer.encode(_ANCHOR, add_special_tokens=False))
@@ -168,6 +168,9 @@ class TextEncoder:
     def _word(self, text: str) -> list[int]:
         """Ids of a word, with the space before it."""
         return self._after_space(text).ids[self._anchor_length :]
+
+    def _width(self, text: str) -> int:
+        return len(self._word(text))
 
     def _piece_after_space(self, text: str) -> Piece:
         result = self._after_space(text)
