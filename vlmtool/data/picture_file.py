@@ -1,6 +1,7 @@
 """Opening a picture file that may come from anywhere: known formats only, its size known before it is decoded."""
 
 import re
+import stat
 import struct
 import warnings
 from io import BytesIO
@@ -34,8 +35,8 @@ def open_header(file: Path | BytesIO) -> PILImage.Image:
         OSError: it is missing, or not a file. TooLarge: it is. ValueError, SyntaxError: none of `FORMATS`, or broken.
             The message is half a sentence.
     """
-    if isinstance(file, Path) and file.exists() and not file.is_file():  # opening a pipe would wait for ever
-        raise OSError("it is a folder" if file.is_dir() else "it is not a file")
+    if isinstance(file, Path) and not stat.S_ISREG(mode := file.stat().st_mode):  # opening a pipe would wait for ever
+        raise OSError("it is a folder" if stat.S_ISDIR(mode) else "it is not a file")
     try:
         with warnings.catch_warnings():  # Pillow warns from 89 million pixels on, and refuses 179 million by itself
             warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from vlmtool.data.conversation import Conversation, Image, Message
 from vlmtool.data.encode import Encoded, Span, TextEncoder
+from vlmtool.data.templates.frame import Frame, frame_of, marks, only_places_texts
 from vlmtool.data.templates.library import ChatTemplate
 from vlmtool.data.templates.typed import TypedTemplate, typed_template
 from vlmtool.data.tokenizer import IMAGE_TAG, image_token_id
@@ -19,6 +20,7 @@ from vlmtool.utils.checklist import counted
 from vlmtool.utils.errors import DataError, shortened
 
 IGNORED = -100  # label of a token that is not supervised, as in Hugging Face
+MOST_FRAMES = 1000  # remembered: rows of roles are as many as numbers of turns, where roles take turns
 # Stands for a tag that is plain text (in an answer) while the template is rendered; no text of users holds it.
 _LITERAL = "\ue0f1"
 _TAG = re.compile(re.escape(IMAGE_TAG))
@@ -57,6 +59,8 @@ class Renderer:
         self.image_token_id = image_token_id(tokenizer)
         self._marks_answers = template.marks_answers
         self._typed = typed_template(template.jinja)
+        self._is_framed = only_places_texts(template.jinja)
+        self._frames: dict[tuple[tuple[str, ...], bool], Frame] = {}
         self._ids_of_spaces: dict[str, list[int]] = {}
         literal_ids = tokenizer.encode(IMAGE_TAG, add_special_tokens=False, split_special_tokens=True)
         self._literal = literal_ids, [(0, 1)] * len(literal_ids)
@@ -123,7 +127,22 @@ class Renderer:
         self, messages: Sequence[Message], add_generation_prompt: bool, sample_id: str
     ) -> tuple[str, list[Span]]:
         """The prompt as text, image tags in it, and the character spans of the assistant's answers."""
-        turns = [{"role": message.role, "content": _content(message, self._typed)} for message in messages]
+        contents = [_content(message, self._typed) for message in messages]
+        roles = tuple(message.role for message in messages)
+        if not self._is_framed:
+            return self._render_contents(roles, contents, add_generation_prompt, sample_id)
+        frame = self._frames.get((roles, add_generation_prompt))
+        if frame is None:
+            frame = frame_of(*self._render_contents(roles, marks(len(roles)), add_generation_prompt, sample_id))
+            if len(self._frames) < MOST_FRAMES:
+                self._frames[roles, add_generation_prompt] = frame
+        return frame.filled(cast("list[str]", contents))  # such a template takes no parts
+
+    def _render_contents(
+        self, roles: Sequence[str], contents: Sequence[Any], add_generation_prompt: bool, sample_id: str
+    ) -> tuple[str, list[Span]]:
+        """The same by the template itself."""
+        turns = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         special: dict[str, Any] = self.tokenizer.special_tokens_map
         try:
             texts, spans = render_jinja_template(
