@@ -181,7 +181,8 @@ def test_pictures_that_cannot_be_read_are_named(small, keeping, standins, tmp_pa
     assert invoke(app, ["data", "cache", FINETUNE, *values], debug=True) == 1
     said = capsys.readouterr().out
     assert "30 pictures encoded" in said and "2 pictures cannot be read:\n" in said
-    assert f"  {first.name}: " in said and f"  {second.name}: " in said
+    assert f"  {first}: there is no such image" in said and f"  {second}: the image cannot be read" in said
+    assert "data.on_bad_sample='skip'" in said
 
 
 def test_a_recipe_that_keeps_none_is_told_how(small, capsys):

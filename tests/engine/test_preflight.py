@@ -192,6 +192,7 @@ def test_one_defect_does_not_hide_another(dry_run, tmp_path):
         ("schedule.optimizer='torch.nn.Linear'", "optimiser", "'torch.nn.Linear' is no optimiser"),
         ("schedule.optimizer='torch.optim.LBFGS'", "optimiser", "LBFGS computes a step's loss several times"),
         ("runtime.dtype='float16'", "number type", "needs a GPU"),
+        ("runtime.strategy='zero4'", "strategy", "Did you mean"),
         ("runtime.liger=True", "liger", "its kernels need a GPU"),
         ("llm.lora=dict(r=8, alpha=16, target_modules=('q_porj',))", "llm", "Did you mean 'q_proj'"),
         ("projector.dept=3", "projector", "Did you mean 'depth'"),
@@ -490,10 +491,10 @@ def test_benchmarks_of_the_training_are_opened(dry_run, tmp_path, entry, said):
 
 
 def test_real_steps_tell_their_time_and_memory(dry_run, tmp_path):
-    run = dry_run("schedule.max_steps=6000", options=("--steps", "2"))
-    told = re.match(r"(\S+) s, the median of 2 real steps; (\S+) min for all 6,000", run.of("ok")["step time"])
+    run = dry_run("schedule.max_steps=600", options=("--steps", "2"))
+    told = re.match(r"(\S+) s, the median of 2 real steps; (\S+) min for all 600", run.of("ok")["step time"])
     seconds, minutes = map(float, told.groups())
-    assert run.exit_code == 0 and minutes == pytest.approx(100 * seconds, abs=0.06)
+    assert run.exit_code == 0 and minutes == pytest.approx(10 * seconds, rel=0.006, abs=0.06)
     assert re.match(r"(\d+ MB|\d\.\d GB) in the steps taken: measured", run.of("ok")["peak memory"])
     assert not list(tmp_path.glob("run/*"))
 
@@ -502,6 +503,12 @@ def test_real_steps_that_fail_are_an_error(dry_run):
     never = "mmengine=dict(custom_hooks=[dict(type='no.such.Hook')])"
     run = dry_run(never, options=("--steps", "1"))
     assert run.exit_code == 1 and "no.such" in run.of("error")["real steps"]
+    assert ": Error: " not in run.of("error")["real steps"] and "Mend that first" not in run.of("error")["real steps"]
+
+
+def test_no_more_real_steps_are_taken_than_there_are(dry_run):
+    run = dry_run("schedule.max_steps=2", options=("--steps", "1000"))
+    assert "the median of 2 real steps" in run.of("ok")["step time"]
 
 
 def test_real_steps_belong_to_the_dry_run(dry_run):

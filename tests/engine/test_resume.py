@@ -117,6 +117,13 @@ def test_a_checkpoint_from_before_lengths_were_recorded_resumes(run):
     assert (folder / "iter_5.pth").is_file()
 
 
+def test_another_optimizer_is_refused(run):
+    run("run")
+    told = r"trained with torch\.optim\.AdamW, and schedule\.optimizer is torch\.optim\.SGD now\.\n.*init_from"
+    with pytest.raises(CheckpointError, match=told):
+        run("run", "schedule.max_steps=5", "schedule.optimizer='torch.optim.SGD'", resume=True)
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{", ""])
 def test_a_damaged_state_is_told(run, content):
     folder = run("run")

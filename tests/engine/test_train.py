@@ -273,6 +273,14 @@ def test_every_step_tells_how_fast_it_was_against_what_the_device_can(run):
         )
 
 
+def test_the_first_step_which_also_warms_up_is_not_in_the_rates_of_those_behind_it(run):
+    first, *others = log_rows(run("run", LORA)).values()
+    assert first["tokens_per_s"] == pytest.approx(first["num_tokens"] / first["seconds"])
+    for last in range(1, len(others) + 1):
+        tokens, seconds = (sum(row[name] for row in others[:last]) for name in ("num_tokens", "seconds"))
+        assert others[last - 1]["tokens_per_s"] == pytest.approx(tokens / seconds)
+
+
 @pytest.mark.soak  # a C++ compiler for half a minute
 @pytest.mark.parametrize("more", [(), ("runtime.activation_checkpointing=True", "schedule.pack_to=2048")])
 def test_compiled_blocks_learn_the_same(run, more):

@@ -47,10 +47,16 @@ def test_mistakes_are_told_in_three_lines(override, message):
         ("schedule.batch_size=2.5", "--set: schedule.batch_size = 2.5: a whole number is needed."),
         ("schedule.batch_size=0", "--set: schedule.batch_size = 0: it must be above 0."),
         ("schedule.warmup_ratio=1", "--set: schedule.warmup_ratio = 1: it must be below 1.0."),
-        ("llm.quantization=nf5", "--set: llm.quantization = 'nf5': it takes 'nf4' or 'int8'."),
+        ("llm.quantization=nf5", "--set: llm.quantization = 'nf5': it takes 'nf4' or 'int8'. Did you mean 'nf4'?"),
+        ("data.sampler=lengt", "--set: data.sampler = 'lengt': it takes 'random' or 'length'. Did you mean 'length'?"),
         (
             "runtime.activation_checkpointing=projector",
             "--set: runtime.activation_checkpointing = 'projector': True, False or a list of parts is needed: "
+            "('llm', 'vision_encoder').",
+        ),
+        (
+            "runtime.activation_checkpointing=3",
+            "--set: runtime.activation_checkpointing = 3: True, False or a list of parts is needed: "
             "('llm', 'vision_encoder').",
         ),
         ("llm.freeze=maybe", "--set: llm.freeze = 'maybe': True or False is needed."),

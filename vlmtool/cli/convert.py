@@ -29,7 +29,8 @@ def pth_to_hf(
     fp32: Annotated[bool, typer.Option("--fp32", help="Write float32 instead of the type of the bases.")] = False,
     max_shard_size: Annotated[str, _SHARD] = "5GB",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
     ] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(hidden=True, help="XTuner's name of --set.")] = None,
     force: Annotated[bool, _FORCE] = False,

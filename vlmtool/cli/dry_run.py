@@ -29,6 +29,7 @@ def dry_run(
     folder = work_dir or default_work_dir(config)
     report = preflight(recipe, Path(config).stem, folder, deep, num_processes, resume, resume_from, force)
     if steps is not None and not report.count("error"):
+        steps = min(steps, report.steps or steps)
         err().print(f"Taking {counted(steps, 'real step')} …")
         report.rows += trial_rows(config, overrides, steps, report.steps)
     console = out()

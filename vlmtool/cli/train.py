@@ -16,7 +16,8 @@ def train(
     config: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")],
     work_dir: Annotated[Path | None, typer.Option(help="Where to write; ./work_dirs/CONFIG unless given.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
     ] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(hidden=True, help="XTuner's name of --set.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the work dir.")] = False,

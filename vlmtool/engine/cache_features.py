@@ -81,7 +81,7 @@ def cache_features(recipe: Recipe) -> Cached:
     )
     num_new, bad = 0, list[BadSample]()
     with torch.no_grad():
-        for found in track(loader, len(loader), "Encoding pictures"):
+        for found in track(loader, len(loader), f"Encoding pictures, by {BATCH}"):
             bad += [one for one in found if isinstance(one, BadSample)]
             new = [one for one in found if isinstance(one, Pixels) and None in one.features]
             num_new += len(new)
@@ -113,7 +113,7 @@ def told(cached: Cached) -> list[str]:
     ]
     if cached.bad:
         lines.append(f"{counted(len(cached.bad), 'picture')} cannot be read:")
-        lines += [f"  {one.id}: {one.reason}" for one in cached.bad[:MOST_NAMED]]
-    if len(cached.bad) > MOST_NAMED:
-        lines.append("  … `vlmtool data check RECIPE --deep` names them all.")
+        lines += [f"  {one.reason}" for one in cached.bad[:MOST_NAMED]]
+        more = "`vlmtool data check RECIPE --deep` names them all. " if len(cached.bad) > MOST_NAMED else ""
+        lines.append(f"{more}Replace them, or leave their records out; data.on_bad_sample='skip' does so for a few.")
     return lines

@@ -13,6 +13,7 @@ from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device
 from vlmtool.engine.feed import step_plan
+from vlmtool.engine.first_look import check_strategy
 from vlmtool.engine.hooks.benchmark import open_benchmarks
 from vlmtool.engine.optimizer import find_optimizer
 from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector, transform_of
@@ -69,6 +70,7 @@ def preflight(
     if newest is not None and not lies_in(work_dir, start):
         told = f"'{work_dir}' holds a run already, up to {newest.name}"
         report.rows.append(Row("error", "work dir", told, "Add --resume to go on with it, or give another --work-dir."))
+    report.attempt("strategy", check_strategy, recipe)
     _check_names(report, recipe)
     report.attempt("number type", compute_dtype, recipe.runtime.dtype, pick_device())
     parts = _look_at_parts(report, recipe)

@@ -12,6 +12,7 @@ from vlmtool.engine.setups import setup_of_run
 from vlmtool.engine.state import check_state, plan_values
 from vlmtool.models.checkpoint import read_checkpoint
 from vlmtool.models.lineage import Guard
+from vlmtool.recipe.load import recipe_values
 from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row, counted
 
@@ -54,7 +55,7 @@ def check_start(
     meta, now = read_checkpoint(resume_from).meta, report.attempt(what, _known_values, recipe, plan, is_counted)
     if now is None:
         return
-    if report.attempt(what, check_state, resume_from, meta, now, Guard(force)) is not None:
+    if report.attempt(what, check_state, resume_from, meta, recipe_values(recipe), now, Guard(force)) is not None:
         report.rows.append(Row("ok", what, f"step {meta['step']:,}: '{resume_from}' fits"))
 
 

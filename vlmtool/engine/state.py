@@ -15,6 +15,7 @@ from vlmtool.engine.schedule import WarmupDecayLR
 from vlmtool.models.checkpoint import safe_load, write_tensors
 from vlmtool.models.fingerprint import SHORT
 from vlmtool.models.lineage import Guard
+from vlmtool.recipe.schema import Schedule
 from vlmtool.utils.distributed import is_main, rank
 from vlmtool.utils.errors import CheckpointError
 from vlmtool.utils.files import read_json, write_text
@@ -74,7 +75,8 @@ def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any, guard: Guard
         CheckpointError: as `check_state` does, or the optimiser's state does not fit.
     """
     plan = runner.train_dataloader.batch_sampler.plan
-    folder, progress = check_state(checkpoint, meta, plan_values(plan, runner.meta["data"]["sha256"]), guard)
+    now = plan_values(plan, runner.meta["data"]["sha256"])
+    folder, progress = check_state(checkpoint, meta, runner.meta["recipe"], now, guard)
     try:
         load_optimizer(runner, safe_load(folder / "optimizer.pt"), folder, progress["schedules"])
     except (KeyError, ValueError, TypeError) as error:
@@ -91,21 +93,34 @@ def load_state(checkpoint: Path, meta: dict[str, Any], runner: Any, guard: Guard
 
 
 def check_state(
-    checkpoint: Path, meta: dict[str, Any], now: dict[str, Any], guard: Guard
+    checkpoint: Path, meta: dict[str, Any], recipe: Mapping[str, Any], now: dict[str, Any], guard: Guard
 ) -> tuple[Path, dict[str, Any]]:
     """The folder and the progress that were saved with a checkpoint, if this run can go on from them.
 
     Args:
         meta: of the checkpoint; its save id finds the state that was written with it.
+        recipe: of the run, as plain values.
         now: `plan_values` of the run, as many of them as are known.
         guard: asked where the run now learns from other samples.
 
     Raises:
-        CheckpointError: the state is missing or damaged, or the run now draws other batches.
+        CheckpointError: the state is missing or damaged, or the run now draws other batches or has another optimiser.
     """
+    _check_optimizer(checkpoint, meta["recipe"], recipe)
     folder, progress = _matching_state(checkpoint, meta.get(SAVE_ID))
     _check_plan(checkpoint, {"data": meta["data"].get("sha256"), **progress["plan"]}, now, guard)
     return folder, progress
+
+
+def _check_optimizer(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """The optimiser of a recipe is the one whose moments were saved."""
+    unset = Schedule.model_fields["optimizer"].default
+    saved, asked = (recipe.get("schedule", {}).get("optimizer", unset) for recipe in (then, now))
+    if saved != asked:
+        raise CheckpointError(
+            f"{checkpoint}: the run was trained with {saved}, and schedule.optimizer is {asked} now.\n"
+            "Resume with the optimiser of then, or start from its weights (init_from)."
+        )
 
 
 def _check_plan(checkpoint: Path, then: dict[str, Any], now: dict[str, Any], guard: Guard) -> None:

@@ -23,6 +23,7 @@ from vlmtool.engine.trainable import PartSummary
 from vlmtool.models.checkpoint import last_checkpoint
 from vlmtool.recipe.catalog import default_work_dir
 from vlmtool.recipe.load import load_recipe, recipe_text
+from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.errors import UsageError
@@ -66,7 +67,7 @@ def train(
                 WriteRecipe(folder / IMPORT_FILE, json.dumps(prepared.imported.plain(), indent=2) + "\n")
             )
         if is_main():
-            _tell(prepared, start, resume, recipe.schedule.pack_to)
+            _tell(prepared, recipe, start, resume)
         return _run(prepared, folder)
 
 
@@ -131,7 +132,7 @@ def _tell_end(prepared: Prepared, folder: Path) -> bool:
     return loop.first_step < loop.max_iters
 
 
-def _tell(prepared: Prepared, start: Path | None, resume: bool, pack_to: int | None) -> None:
+def _tell(prepared: Prepared, recipe: Recipe, start: Path | None, resume: bool) -> None:
     console = err()
     console.print(_parts_table(prepared.parts))
     for line in _set_lines(prepared.sets):
@@ -143,8 +144,8 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool, pack_to: int | N
         console.print(clean(line))
     if prepared.loaded and prepared.imported is None:
         console.print(f"{counted(len(prepared.loaded), 'tensor')} taken from the stage before.")
-    if pack_to is not None:
-        console.print(_packing_line(prepared.sets, pack_to))
+    if recipe.schedule.pack_to is not None:
+        console.print(_packing_line(prepared.sets, recipe.schedule.pack_to))
     if prepared.features is not None:
         console.print(clean(prepared.features))
     if start is not None:
@@ -152,6 +153,8 @@ def _tell(prepared: Prepared, start: Path | None, resume: bool, pack_to: int | N
     elif resume:
         console.print("Nothing to resume yet: starting anew.")
     console.print(f"{counted(prepared.steps, 'optimiser step')}.")
+    if recipe.runtime.compile:
+        console.print("The first steps compile the language model's blocks, which takes half a minute or more.")
 
 
 def _tell_interrupted(folder: Path, what: str) -> None:

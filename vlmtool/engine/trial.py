@@ -39,8 +39,10 @@ def trial_rows(config: str, overrides: Sequence[str], steps: int, total: int | N
         rows = list(read_log(Path(folder) / LOG_FILE))
     if done.returncode or len(rows) < 2:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        error = next((line for line in lines if line.startswith("Error")), lines[-1] if lines else "")
-        return [Row("error", "real steps", f"the training ended with {done.returncode}: {error}", "Mend that first.")]
+        place = next((place for place, line in enumerate(lines) if line.startswith("Error: ")), len(lines) - 1)
+        error, remedy = [*lines[place : place + 2], "", ""][:2]
+        told = f"the training ended with {done.returncode}: {error.removeprefix('Error: ')}"
+        return [Row("error", "real steps", told, remedy or "Mend that first.")]
     seconds = statistics.median(row["seconds"] for row in rows[1:])
     told = f"{seconds:.3g} s, the median of {counted(len(rows) - 1, 'real step')}"
     if total is not None:

@@ -1,5 +1,6 @@
 """Read a recipe: file → sections → overrides → checked `Recipe`."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
@@ -130,7 +131,10 @@ def _describe(problem: Mapping[str, Any]) -> str:
         keys = _required_keys(location)
         return f"{said}: a section is needed, dict({', '.join(f'{name}=…' for name in keys)})."
     if problem["type"] in _WORDS:
-        return f"{said}: {_WORDS[problem['type']].format(**problem.get('ctx', {}))}."
+        context = problem.get("ctx", {})
+        known = re.findall("'([^']*)'", context.get("expected", ""))
+        meant = did_you_mean(problem["input"], known) if isinstance(problem["input"], str) else ""
+        return f"{said}: {_WORDS[problem['type']].format(**context)}.{meant}"
     return f"{said}: {message[0].lower()}{message[1:]}."
 
 

@@ -119,9 +119,11 @@ class Schedule(Section):
 
 def _recomputed(chosen: Any) -> Any:
     """`activation_checkpointing=True` and `=False` as parts."""
-    if isinstance(chosen, str):
-        raise ValueError(f"= '{chosen}': True, False or a list of parts is needed: ('llm', 'vision_encoder')")
-    return ("llm",) * chosen if isinstance(chosen, bool) else chosen
+    if isinstance(chosen, bool):
+        return ("llm",) * chosen
+    if not isinstance(chosen, tuple):
+        raise ValueError(f"= {chosen!r}: True, False or a list of parts is needed: ('llm', 'vision_encoder')")
+    return chosen
 
 
 def _shortest(parts: tuple[str, ...]) -> bool | tuple[str, ...]:

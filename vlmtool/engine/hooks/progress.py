@@ -35,12 +35,14 @@ class ProgressHook(Hook):
         self._task: TaskID | None = None
         self._recent: deque[StepResult] = deque(maxlen=max(every, 20))
         self._start = (0.0, 0)
+        self._first = 1  # step of this process, which also compiles, allocates and warms up
         self._flop = StepFlop(0.0, 0.0, 0.0, 0.0)
         self._ceiling = 1.0
 
     def before_train(self, runner: Any) -> None:
         """Open the log and the bar; a resumed run appends, later lines of a step supersede earlier ones."""
         self._start = (time.monotonic(), runner.iter)
+        self._first = runner.iter + 1
         if not is_main():
             return
         self._flop = StepFlop.of(runner.vlm)
@@ -58,6 +60,8 @@ class ProgressHook(Hook):
         if not is_main():
             return
         result: StepResult = outputs
+        if runner.iter == self._first + 1:
+            self._recent.clear()  # rates and time left are from here on those of steps like all that come
         self._recent.append(result)
         row = self._row(runner, result)
         self._write(row)
@@ -65,6 +69,8 @@ class ProgressHook(Hook):
             self._bar.update(self._task, completed=runner.iter, status=_shortest(row))
         elif runner.iter % self.every == 0 or runner.iter == runner.max_iters:
             err().print(f"step {runner.iter}/{runner.max_iters}  {_short(row)}  {self._time_left(runner)} left")
+        if runner.iter == self._first:
+            self._start = (time.monotonic(), runner.iter)
 
     def after_train(self, runner: Any) -> None:
         """Close what was opened."""
