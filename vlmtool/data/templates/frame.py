@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
-from jinja2 import Environment, TemplateSyntaxError, nodes
+from jinja2 import TemplateSyntaxError, nodes
+
+from vlmtool.data.templates.library import syntax_tree
 
 Span = tuple[int, int]
 
 _OPEN, _CLOSE = "\ue0f3", "\ue0f4"  # no template holds them
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
-_ANSWERS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # tags that are transformers' own
 _JOINS = (nodes.Add, nodes.Concat)
 _READS = (nodes.Getitem, nodes.Getattr)
 # All else may keep a text, change it or look into it: macros, blocks, calls, slices, other filters.
@@ -69,7 +70,7 @@ def only_places_texts(jinja: str) -> bool:
     if "strftime_now" in jinja:
         return False
     try:
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_ANSWERS.sub("", jinja))
+        tree = syntax_tree(jinja)
     except TemplateSyntaxError:
         return False  # whoever renders says so
     return all(_is_harmless(node, above) for node, above in _walk(tree, []))

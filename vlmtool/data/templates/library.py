@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, TemplateSyntaxError
+from jinja2 import Environment, TemplateSyntaxError, nodes
 
 from vlmtool.utils.errors import RecipeError, UsageError, did_you_mean
 from vlmtool.utils.files import no_file
@@ -98,6 +98,15 @@ def parse_template(name: str, text: str) -> ChatTemplate:
     return ChatTemplate(name, text[match.end() :] if match else text, tuple(stop_words))
 
 
+def syntax_tree(jinja: str) -> nodes.Template:
+    """A template as transformers reads it, but for the marks of answers, which are its own.
+
+    Raises:
+        TemplateSyntaxError: it is no template.
+    """
+    return Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARKS.sub("", jinja))
+
+
 def _read_template(path: Path, key: str) -> ChatTemplate:
     """A user's file."""
     try:
@@ -112,8 +121,7 @@ def _read_template(path: Path, key: str) -> ChatTemplate:
             'They are a JSON list, in double quotes: {# stop_words: ["<|end|>"] #}'
         ) from error
     try:
-        # As transformers reads it, but for the marks, which are its own.
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARKS.sub("", template.jinja))
+        syntax_tree(template.jinja)
     except TemplateSyntaxError as error:
         line = error.lineno + text.count("\n", 0, len(text) - len(template.jinja))
         raise RecipeError(f"{key}: {path}:{line}: {error.message}.\nMend the template there.") from error
