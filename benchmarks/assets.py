@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from mixture import Drawn, draw
@@ -70,7 +71,7 @@ def draw_picture(number: int) -> Image.Image:
     return Image.fromarray(colours.numpy()).resize((640, 480), Image.Resampling.BICUBIC)
 
 
-def record(number: int, drawn: Drawn, pictures: int) -> dict[str, object]:
+def record(number: int, drawn: Drawn, pictures: int) -> dict[str, Any]:
     """One question and one answer, of about as many tokens as were drawn: a word is a token."""
     chooser = random.Random(number)
     asked = max(1, drawn.text - drawn.supervised - 8)
@@ -78,6 +79,12 @@ def record(number: int, drawn: Drawn, pictures: int) -> dict[str, object]:
     picture = {"image": f"images/{number % pictures}.jpg"} if drawn.pictures else {}
     human = {"from": "human", "value": "<image>\n" * drawn.pictures + question}
     return {"id": str(number), **picture, "conversations": [human, {"from": "gpt", "value": answer}]}
+
+
+def num_tokens(record: dict[str, Any]) -> int:
+    """Of a record, but for the dozen that the template adds."""
+    words = sum(len(turn["value"].split()) for turn in record["conversations"])
+    return words + PATCHES * ("image" in record)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

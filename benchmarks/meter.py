@@ -2,14 +2,15 @@
 
 import json
 import resource
-import statistics
+import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mmengine.hooks import Hook
 
 from vlmtool.engine.loop import StepResult
+from vlmtool.utils.distributed import is_main
 
 
 class Meter(Hook):
@@ -17,38 +18,62 @@ class Meter(Hook):
 
     Args:
         warmup: steps that do not count.
+        turns: None, or `port`, `name` and `stride` of one of several trainings that take turns (`turns.py`): it waits
+            for its turn every `stride` steps, which counts for nothing.
     """
 
     priority = "LOWEST"  # after logging and saving, which are part of a step
 
-    def __init__(self, file: str, warmup: int) -> None:
-        self.file, self.warmup = Path(file), warmup
-        self._ends: list[tuple[float, float]] = []
+    def __init__(self, file: str, warmup: int, turns: dict[str, Any] | None = None) -> None:
+        self.file, self.warmup, self.turns = Path(file), warmup, turns
         self._results: list[StepResult] = []
+        self._times: list[tuple[float, float]] = []
+        """Seconds of each step, and of the process's CPU."""
+        self._began = _now()
+        self._asker: TextIO | None = None
+
+    def before_train(self, runner: Any) -> None:
+        """Say that this process is there."""
+        if self.turns is not None:
+            self._asker = socket.create_connection(("127.0.0.1", self.turns["port"])).makefile("rw")
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Wait for the turn."""
+        if self._asker is not None and self.turns is not None and len(self._results) % self.turns["stride"] == 0:
+            self._asker.write(f"{self.turns['name']}\n")
+            self._asker.flush()
+            self._asker.readline()
+            self._began = _now()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Stop the time."""
-        self._ends.append((time.perf_counter(), time.process_time()))
+        wall, cpu = _now()
+        self._times.append((wall - self._began[0], cpu - self._began[1]))
+        self._began = wall, cpu
         self._results.append(outputs)
 
     def after_train(self, runner: Any) -> None:
         """Write the figures down."""
+        if not is_main():
+            return
         counted = self._results[self.warmup :]
-        (first, first_cpu), (last, last_cpu) = self._ends[self.warmup - 1], self._ends[-1]
+        seconds, cpu = (sum(column) for column in zip(*self._times[self.warmup :], strict=True))
         samples = sum(result.num_samples for result in counted)
-        walls = [wall for wall, _ in self._ends]
-        steps = [b - a for a, b in zip(walls[self.warmup - 1 :], walls[self.warmup :], strict=False)]
         figures = {
-            "samples_per_s": samples / (last - first),
-            "samples_per_s_median": counted[0].num_samples / statistics.median(steps),
-            "cpu_s_per_sample": (last_cpu - first_cpu) / samples,
-            "tokens_per_s": sum(result.num_tokens for result in counted) / (last - first),
-            "data_wait": sum(result.data_wait for result in counted) / (last - first),
+            "samples_per_s": samples / seconds,
+            "cpu_s_per_sample": cpu / samples,
+            "tokens_per_s": sum(result.num_tokens for result in counted) / seconds,
+            "data_wait": sum(result.data_wait for result in counted) / seconds,
             "supervised": sum(result.num_supervised for result in self._results),
             "tokens": sum(result.num_tokens for result in self._results),
             "samples": sum(result.num_samples for result in self._results),
             "supervised_each": sum(r.num_supervised for r in counted) / samples,
             "losses": [result.loss for result in self._results],
+            "seconds": [wall for wall, _ in self._times],
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
         self.file.write_text(json.dumps(figures))
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()

@@ -1,60 +1,104 @@
 """Two processes that train together against two that train alone at the same time: what working together costs.
 
-Both ways the machine does the same work, so that cores which share caches and memory slow both alike. One thread each.
+Both ways the machine does the same work: each process has the same batches of like length, together or alone, on one
+thread; they take turns (`turns.py`).
 
-    python benchmarks/scaling.py --assets DIR --repeats 3
+    python benchmarks/scaling.py --assets DIR
 """
 
 import argparse
+import json
 import statistics
-import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import assets
-from train_throughput import Work, command, environment, finished
+from train_throughput import Work
+from turns import Training, in_turns
 
-PORT = "29877"
+from vlmtool.data.sampler import Share, StepPlan, epoch_order
+
+STRIDE = 3  # steps of a turn: a process that is alone and ends its turn first leaves the machine to the other
+
+
+class Scaling(NamedTuple):
+    """Two processes together, as parts of what they do alone: medians of the turns."""
+
+    of_both: float
+    """Samples per second by those of both alone."""
+    of_slower: float
+    """The same, had each of the two alone waited for the other after each turn."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--assets", type=Path, help="folder with model/, llava.json and pictures; made unless given")
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--strategy", default="ddp")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.assets is None:
-            assets.make(Path(name) / "assets", 128)
-        sets = ("data.sampler='length'", f"runtime.strategy={arguments.strategy!r}")
-        work = Work((arguments.assets or Path(name) / "assets").resolve(), arguments.steps, sets=sets)
-        ratio = compare(work, Path(name), arguments.repeats)
-    print(f"two processes together: {ratio:.3f} of two alone, median of {arguments.repeats}")
+            assets.make(Path(name) / "assets", 192)
+        sets = (f"runtime.strategy={arguments.strategy!r}",)
+        work = Work((arguments.assets or Path(name) / "assets").resolve(), arguments.steps, STRIDE, sets=sets)
+        found = compare(work, Path(name))
+    print(f"two processes together: {found.of_both:.3f} of two alone; {found.of_slower:.3f}, had these waited too")
 
 
-def compare(work: Work, folder: Path, repeats: int) -> float:
-    """Samples per second of one training in two processes, by those of two in one each."""
-    ratios = []
-    for turn in range(repeats):
-        words, out = command(work, "random", folder, f"_together{turn}")
-        done = subprocess.run(
-            words, env=environment(NPROC_PER_NODE="2", PORT=PORT), capture_output=True, text=True, check=False
-        )
-        together = finished(done.returncode, done.stderr, out)["samples_per_s"]
-        both = [command(work, "random", folder, f"_alone{turn}_{number}") for number in range(2)]
-        running = [
-            subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            for words, _ in both
-        ]
-        said = [process.communicate()[1] for process in running]
-        figures = [
-            finished(process.returncode, text, out) for process, text, (_, out) in zip(running, said, both, strict=True)
-        ]
-        alone = sum(one["samples_per_s"] for one in figures)
-        print(f"{turn + 1}. together {together:.2f} samples/s, alone {alone:.2f}", flush=True)
-        ratios.append(together / alone)
-    return statistics.median(ratios)
+def compare(work: Work, folder: Path) -> Scaling:
+    """Train together and alone, in turns.
+
+    Args:
+        work: its steps and warm-up are multiples of `STRIDE`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    records = json.loads((work.assets / "llava.json").read_text())
+    groups = _like_lengths(records, 2 * work.batch_size, work.steps)
+    ours = [[group[rank::2] for group in groups] for rank in range(2)]
+    shared = [first + second for first, second in zip(*ours, strict=True)]
+    alone = replace(work, sets=())
+    trainings = {
+        "together": Training(_drawing(work, folder / "together.json", shared), "random", "together", 2),
+        **{
+            f"alone{rank}": Training(_drawing(alone, folder / f"alone{rank}.json", own), "random", "alone")
+            for rank, own in enumerate(ours)
+        },
+    }
+    found = in_turns(trainings, folder, STRIDE)
+    done = {name: (figures["tokens"], figures["supervised"]) for name, figures in found.items()}
+    if done["together"] != tuple(map(sum, zip(done["alone0"], done["alone1"], strict=True))):
+        raise AssertionError(f"not the same work: {done}")
+    seconds = {name: figures["seconds"][work.warmup :] for name, figures in found.items()}
+    turns = {
+        name: [sum(steps[first : first + STRIDE]) for first in range(0, len(steps), STRIDE)]
+        for name, steps in seconds.items()
+    }
+    rows = list(zip(*(turns[name] for name in trainings), strict=True))
+    for number, (both, *single) in enumerate(rows, start=1):
+        print(f"{number}. together {both:.2f} s, alone {single[0]:.2f} and {single[1]:.2f} s", flush=True)
+    return Scaling(
+        statistics.median(2 / both / (1 / first + 1 / second) for both, first, second in rows),
+        statistics.median(max(single) / both for both, *single in rows),
+    )
+
+
+def _like_lengths(records: Sequence[dict[str, Any]], size: int, count: int) -> list[list[dict[str, Any]]]:
+    """`count` groups of `size` records, the longest first, from all lengths; some twice where there are few."""
+    ordered = sorted(records, key=assets.num_tokens, reverse=True)
+    groups = [ordered[first : first + size] for first in range(0, len(ordered) - size + 1, size)]
+    return [groups[number * len(groups) // count] for number in range(count)]
+
+
+def _drawing(work: Work, file: Path, batches: Sequence[list[dict[str, Any]]]) -> Work:
+    """Training on just these batches in this order, whose records are laid out as its random order will draw them."""
+    wanted = [record for batch in batches for record in batch]
+    order = epoch_order(StepPlan((Share(len(wanted)),), 1, 1, 1, seed=0), 0)
+    placed = dict(zip(order, wanted, strict=True))
+    file.write_text(json.dumps([placed[place] for place in range(len(wanted))]))
+    return replace(work, data=file)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class Work:
         warmup: steps before the clock starts.
         template: chat template; the folder's own unless given.
         sets: of the recipe, over the setting's.
+        data: records; the folder's own unless given.
     """
 
     assets: Path
@@ -61,6 +62,7 @@ class Work:
     batch_size: int = 4
     template: str | None = None
     sets: Sequence[str] = ()
+    data: Path | None = None
 
 
 def main() -> None:
@@ -122,24 +124,25 @@ def _run(words: list[str]) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def command(work: Work, setting: str, folder: Path, name: str = "") -> tuple[list[str], Path]:
+def command(work: Work, setting: str, folder: Path, name: str = "", **meter: Any) -> tuple[list[str], Path]:
     """The training, and the file that its figures will be in.
 
     Args:
         name: of the run, where several have the same setting.
+        meter: more that the meter is told.
     """
-    recipe, out = folder / "throughput.py", folder / f"{setting}{name}.json"
+    recipe, out = folder / f"{setting}{name}.py", folder / f"{setting}{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
     model = str(work.assets / "model")
     recipe.write_text(RECIPE.format(
-        model=model, template=work.template, data=str(work.assets / "llava.json"), images=str(work.assets)
+        model=model, template=work.template, data=str(work.data or work.assets / "llava.json"), images=str(work.assets)
     ))  # fmt: skip
-    meter = {"type": "benchmarks.meter.Meter", "file": str(out), "warmup": work.warmup}
+    hook = {"type": "benchmarks.meter.Meter", "file": str(out), "warmup": work.warmup, **meter}
     sets = [
         *SETTINGS[setting],
         f"schedule.batch_size={work.batch_size}",
         f"schedule.max_steps={work.steps}",
-        f"mmengine=dict(custom_hooks=[{meter!r}])",
+        f"mmengine=dict(custom_hooks=[{hook!r}])",
         *work.sets,
     ]
     run_folder = folder / f"{setting}{name}"
