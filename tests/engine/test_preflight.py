@@ -191,6 +191,7 @@ def test_one_defect_does_not_hide_another(dry_run, tmp_path):
         ("vision_encoder.cache=dict(folder='/dev/null/kept')", "kept features", "'/dev/null' is a file"),
         ("schedule.optimizer='torch.nn.Linear'", "optimiser", "'torch.nn.Linear' is no optimiser"),
         ("schedule.optimizer='torch.optim.LBFGS'", "optimiser", "LBFGS computes a step's loss several times"),
+        ("schedule.betas=(0.9, 1.5)", "optimiser", "AdamW cannot be made: Invalid beta parameter"),
         ("runtime.dtype='float16'", "number type", "needs a GPU"),
         ("runtime.strategy='zero4'", "strategy", "Did you mean"),
         ("runtime.liger=True", "liger", "its kernels need a GPU"),
@@ -220,6 +221,25 @@ def test_a_training_tells_them_before_it_builds_anything(small, tmp_path, monkey
     monkeypatch.setattr("vlmtool.engine.train.build_runner", None)
     with pytest.raises(UsageError, match=re.escape(told)):
         train(FINETUNE, [*small, override], tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "told"),
+    [
+        ("schedule.optimizer='bitsandbytes.optim.PagedAdamW8bit'", "optimiser", "there is no GPU: nothing is paged"),
+        ("runtime.activation_checkpointing=('vision_encoder',)", "memory", "names the vision encoder, which is frozen"),
+    ],
+)
+def test_what_does_nothing_is_a_warning(dry_run, override, what, told):
+    run = dry_run(override)
+    assert run.exit_code == 0
+    assert told in run.of("warning")[what]
+
+
+def test_the_demos_recipes_name_what_makes_their_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no file 'work_dirs/demo/data/pretrain.json'.*\n.*`vlmtool demo` makes"):
+        train("demo_pretrain")
 
 
 def test_a_template_that_does_not_fit_is_told(dry_run, endless):
@@ -393,7 +413,7 @@ def test_the_size_of_a_checkpoint_is_predicted(run, small, standins):
     recipe = load_recipe(FINETUNE, small)
     folder = run("real")
     written = sum(f.stat().st_size for f in (folder / "iter_4.pth", folder / "iter_4.state" / "optimizer.pt"))
-    predicted = checkpoint_bytes(planned(recipe, standins.llama, standins.clip))
+    predicted = checkpoint_bytes(planned(recipe, standins.llama, standins.clip), recipe)
     assert 0.9 < predicted / written < 1  # names, meta and the archive's frame come on top
 
 
@@ -420,7 +440,26 @@ def test_the_memory_of_weights_is_predicted(small, standins, quantization):
     trained = sum(p.numel() for p in llm.parameters() if p.requires_grad) + sum(
         need.weights["projector"] / 4 for _ in [0]
     )
-    assert need.gradients == 4 * trained and need.optimizer == 8 * trained
+    assert need.gradients == 4 * trained and need.optimizer == pytest.approx(8 * trained, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("torch.optim.AdamW", 8.0),
+        ("torch.optim.SGD", 0.0),
+        ("torch.optim.Adafactor", 0.0),  # a number for each row and column: https://arxiv.org/abs/1804.04235
+        ("bitsandbytes.optim.PagedAdamW8bit", 2.0),  # https://arxiv.org/abs/2110.02861, and a scale for a block of 256
+        ("bitsandbytes.optim.Lion", 4.0),
+    ],
+)
+def test_the_memory_of_an_optimiser_is_what_it_keeps(small, standins, name, expected):
+    recipe = load_recipe(FINETUNE, [*small, f"schedule.optimizer={name!r}"])
+    model = planned(recipe, standins.llama, standins.clip)
+    need = memory_need(model, recipe, CPU)
+    assert 4 * need.optimizer / need.gradients == pytest.approx(expected, abs=0.07)
+    adams = checkpoint_bytes(model, load_recipe(FINETUNE, small))
+    assert adams - checkpoint_bytes(model, recipe) == pytest.approx((8 - expected) * need.gradients / 4, rel=0.02)
 
 
 @pytest.mark.parametrize("tuned", [None, ["q_proj", "v_proj"]])

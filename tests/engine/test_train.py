@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -218,7 +219,9 @@ def test_the_optimiser_moves_all_weights_in_one_pass_to_the_same_place(run):
 
 def test_adam_with_moments_in_8_bits_learns_and_goes_on(run):
     eight = (LORA, "schedule.optimizer='bitsandbytes.optim.PagedAdamW8bit'", "schedule.save_every=2")
-    whole = run("whole", *eight)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Paged optimizers")  # told beforehand, in our words
+        whole = run("whole", *eight)
     assert losses(whole) == pytest.approx(losses(run("float", LORA)), rel=0.02)
     on = run("on", *eight, resume_from=whole / "iter_2.pth")
     assert losses(on)[-2:] == losses(whole)[-2:]

@@ -81,7 +81,7 @@ def cache_features(recipe: Recipe) -> Cached:
     )
     num_new, bad = 0, list[BadSample]()
     with torch.no_grad():
-        for found in track(loader, len(loader), f"Encoding pictures, by {BATCH}"):
+        for found in track(loader, len(pictures), "Encoding pictures", count=len):
             bad += [one for one in found if isinstance(one, BadSample)]
             new = [one for one in found if isinstance(one, Pixels) and None in one.features]
             num_new += len(new)

@@ -8,7 +8,7 @@ from vlmtool.recipe.schema import Recipe
 from vlmtool.utils.checklist import Row
 from vlmtool.utils.errors import UsageError
 from vlmtool.utils.files import check_writable, no_file
-from vlmtool.utils.hub import local_folder
+from vlmtool.utils.hub import SHIPPED, local_folder
 
 
 def check_paths(recipe: Recipe, work_dir: Path) -> None:
@@ -67,12 +67,14 @@ def check_strategy(recipe: Recipe) -> None:
 def missing_files(recipe: Recipe) -> Iterator[Row]:
     """Files and folders of the data that are not there."""
     data = recipe.data
+    shipped = recipe.llm.path.startswith(SHIPPED)
+    made = "; for the demo's, which `vlmtool demo` makes, run that here first" if shipped else ""
     for key, path in (("data.path", data.path), ("data.val_path", data.val_path)):
         if path is not None and not Path(path).is_file():
-            yield Row("error", key, no_file(path), f"Point to it: --set {key}=FILE")
+            yield Row("error", key, no_file(path), f"Point to it: --set {key}=FILE{made}")
     if not Path(data.image_folder).is_dir():
         told = f"there is no folder '{data.image_folder}'"
-        yield Row("error", "data.image_folder", told, "Point to it: --set data.image_folder=FOLDER")
+        yield Row("error", "data.image_folder", told, f"Point to it: --set data.image_folder=FOLDER{made}")
     for given in data.sets:
         if not Path(given.path).is_file():
             yield Row("error", "data.sets", no_file(given.path), "Mend the set's `path`.")

@@ -1,18 +1,23 @@
 """The optimiser: one group of weights per part, each with its own learning rate."""
 
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from vlmtool.models.parts import PARTS
 from vlmtool.utils.errors import RecipeError, UsageError
 from vlmtool.utils.imports import import_class
 
+TRIED_ON = 256  # rows and columns of a weight
 FUSED = (Adam, AdamW, SGD)
 """Those that can move all weights in one pass over them, on a CPU and on a GPU."""
 KNOWN = {
@@ -51,6 +56,66 @@ def _meant(name: str) -> str:
     return f" Did you mean '{known[nearest[0]]}'?" if nearest else ""
 
 
+def make_optimizer(groups: list[dict[str, Any]], settings: Mapping[str, Any]) -> Optimizer:
+    """An optimiser of these groups of weights.
+
+    Args:
+        settings: `type`, and what its class takes; what that does not know, as SGD no betas, it is not given.
+
+    Raises:
+        RecipeError, UsageError: there is none, or it cannot be made.
+    """
+    found = find_optimizer(settings["type"])
+    try:
+        return found(groups, **_taken(found, settings))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"schedule.optimizer: {found.__name__} cannot be made: {error}\n"
+            "Name one that takes (params, lr, …) as torch.optim's do."
+        ) from error
+
+
+def _taken(optimizer_class: type[Optimizer], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the class is given of the settings."""
+    known = signature(optimizer_class).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    given = {name: value for name, value in settings.items() if name != "type" and (takes_all or name in known)}
+    if optimizer_class in FUSED:
+        given.setdefault("fused", True)  # the same numbers; on a CPU six times as fast, on a GPU one launch
+    return given
+
+
+class Tried(NamedTuple):
+    """What an optimiser does with a small weight on the CPU."""
+
+    name: str
+    is_paged: bool
+    state_bytes: float | None
+    """That it keeps for each number of the weight; None where it works on a GPU alone."""
+
+
+def try_optimizer(settings: Mapping[str, Any]) -> Tried:
+    """Have it step once.
+
+    Raises:
+        RecipeError, UsageError: as of `make_optimizer`.
+    """
+    weight = nn.Parameter(torch.zeros(TRIED_ON, TRIED_ON))
+    weight.grad = torch.zeros_like(weight)
+    optimizer, kept = make_optimizer([{"params": [weight]}], settings), None
+    with warnings.catch_warnings(), suppress(RuntimeError):
+        warnings.simplefilter("ignore")
+        optimizer.step()
+        states = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
+        kept = sum(value.numel() * value.element_size() for value in states) / weight.numel()
+    return Tried(type(optimizer).__name__, is_paged(optimizer), kept)
+
+
+def is_paged(optimizer: Optimizer) -> bool:
+    """Of bitsandbytes, and made to move its state between GPU and RAM."""
+    return bool(getattr(optimizer, "is_paged", False))
+
+
 class PartwiseOptimizer:
     """Builds mmengine's optimiser wrapper with the parts' learning rates.
 
@@ -66,22 +131,11 @@ class PartwiseOptimizer:
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """The wrapper over the model's trained weights; `settings_given` names what the recipe says of its groups."""
         settings = dict(self.wrapper.pop("optimizer"))
-        optimizer_class = find_optimizer(settings.pop("type"))
-        lr = settings["lr"]
-        known = signature(optimizer_class).parameters
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-            settings = {name: value for name, value in settings.items() if name in known}  # SGD has no betas
-        if optimizer_class in FUSED:
-            settings.setdefault("fused", True)  # the same numbers; on a CPU six times as fast, on a GPU one launch
-        try:
-            optimizer = optimizer_class(self.groups(model, lr), **settings)
-        except TypeError as error:
-            raise UsageError(
-                f"schedule.optimizer: {optimizer_class.__name__} cannot be made: {error}\n"
-                "Name one that takes (params, lr, …) as torch.optim's do."
-            ) from error
+        optimizer: Any = make_optimizer(self.groups(model, settings["lr"]), settings)
+        if is_paged(optimizer) and not any(weight.is_cuda for weight in model.parameters()):
+            optimizer.is_paged = False  # there is nothing to page, which it would say of each kind of state
         wrapper = OPTIM_WRAPPERS.build({**self.wrapper, "optimizer": optimizer})
-        wrapper.settings_given = {"name", "initial_lr", *settings}
+        wrapper.settings_given = {"name", "initial_lr", *_taken(type(optimizer), settings)}
         return wrapper
 
     def groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ from vlmtool.data.sampler import StepPlan
 from vlmtool.data.templates.library import find_training_template
 from vlmtool.data.tokenizer import load_tokenizer
 from vlmtool.engine.device import compute_dtype, pick_device
+from vlmtool.engine.expand import expand
 from vlmtool.engine.feed import step_plan
 from vlmtool.engine.first_look import check_strategy
 from vlmtool.engine.hooks.benchmark import open_benchmarks
-from vlmtool.engine.optimizer import find_optimizer
+from vlmtool.engine.optimizer import try_optimizer
 from vlmtool.engine.planned import PlannedParts, planned_encoder, planned_llm, planned_projector, transform_of
 from vlmtool.engine.preflight_data import check_records, check_templates
 from vlmtool.engine.preflight_report import PreflightReport
@@ -154,7 +155,13 @@ def _look_at_parts(report: PreflightReport, recipe: Recipe) -> PlannedParts:
 
 def _check_names(report: PreflightReport, recipe: Recipe) -> None:
     """What the recipe names beside its parts and its data."""
-    report.attempt("optimiser", find_optimizer, recipe.schedule.optimizer)
+    optimizer = report.attempt("optimiser", try_optimizer, expand(recipe)["optim_wrapper"]["optimizer"])
+    if optimizer is not None and optimizer.is_paged and pick_device().type == "cpu":
+        told = f"{optimizer.name} moves its state out of a GPU's memory, and there is no GPU: nothing is paged"
+        report.rows.append(Row("warning", "optimiser", told, "Nothing else changes."))
+    if "vision_encoder" in recipe.runtime.activation_checkpointing and recipe.vision_encoder.is_frozen:
+        told = "runtime.activation_checkpointing names the vision encoder, which is frozen: nothing of it is kept"
+        report.rows.append(Row("warning", "memory", told, "Leave it out; it changes nothing."))
     if (cache := recipe.vision_encoder.cache) is not None:
         folder = Path(cache.folder).expanduser()
         report.attempt("kept features", check_writable, folder, "vision_encoder.cache: cache.folder")
@@ -236,6 +243,6 @@ def _resources(
     if (model := parts.model()) is not None:
         device = pick_device()
         num = num_checkpoints(schedule, steps, epochs)
-        rows.append(disk_row(num, checkpoint_bytes(model), work_dir))
+        rows.append(disk_row(num, checkpoint_bytes(model, recipe), work_dir))
         rows.append(memory_row(memory_need(model, recipe, device, load), device, num_processes))
     return rows

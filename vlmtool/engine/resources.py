@@ -10,12 +10,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vlmtool.engine.expand import expand
+from vlmtool.engine.optimizer import try_optimizer
 from vlmtool.models.llm import blocks_of
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.recipe.memory import ADAM_STATES, FLOAT32, QUANTIZED
 from vlmtool.recipe.schema import Recipe, Schedule
 from vlmtool.utils.checklist import Row, counted
+from vlmtool.utils.errors import VlmtoolError
 
 KEPT, KEPT_AGAIN = 34, 2  # bytes of activations for a token, a layer and a feature, in 16 bits
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -57,7 +60,7 @@ def memory_need(
         model: as planned, what is trained asking for gradients.
         load: the largest pass.
     """
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * FLOAT32
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     llm, quantization = model.llm, recipe.llm.quantization
     quantized = _linear(llm, llm.get_output_embeddings()) if quantization else set()
     weights = {
@@ -65,7 +68,7 @@ def memory_need(
         "vision_encoder": sum(_part_bytes(e, _frozen_bytes(e.model, device)) for e in model.vision_encoder.encoders),
         "projector": _part_bytes(model.projector, FLOAT32),
     }
-    need = MemoryNeed(weights, trained, ADAM_STATES * trained)
+    need = MemoryNeed(weights, FLOAT32 * trained, optimizer_bytes(recipe) * trained)
     if load is None:
         return need
     logits = load.supervised * llm.get_output_embeddings().out_features * FLOAT32
@@ -159,12 +162,21 @@ def peak_memory(device: torch.device) -> float:
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def checkpoint_bytes(model: VisionLanguageModel) -> int:
+def optimizer_bytes(recipe: Recipe) -> float:
+    """That the optimiser keeps for a trained weight; one that cannot be tried is taken for Adam."""
+    try:
+        kept = try_optimizer(expand(recipe)["optim_wrapper"]["optimizer"]).state_bytes
+    except VlmtoolError:  # said elsewhere
+        kept = None
+    return ADAM_STATES * FLOAT32 if kept is None else kept
+
+
+def checkpoint_bytes(model: VisionLanguageModel, recipe: Recipe) -> float:
     """A checkpoint on disk: the saved weights and, for the trained ones, the optimiser's state."""
     parameters = dict(model.named_parameters())
     saved = sum(parameters[name].numel() for name in saved_names(model))
     trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
-    return FLOAT32 * (saved + ADAM_STATES * trained)
+    return FLOAT32 * saved + optimizer_bytes(recipe) * trained
 
 
 def num_checkpoints(schedule: Schedule, steps: int | None, epochs: int) -> int:
@@ -181,7 +193,7 @@ def num_checkpoints(schedule: Schedule, steps: int | None, epochs: int) -> int:
     return of_epochs + min(schedule.keep + 1, saves)
 
 
-def disk_row(num: int, each: int, work_dir: Path) -> Row:
+def disk_row(num: int, each: float, work_dir: Path) -> Row:
     """Whether the checkpoints fit where they will be written; those of this run that lie there already are counted."""
     existing = next(p for p in (work_dir, *work_dir.absolute().parents) if p.is_dir())
     there = sum(f.stat().st_size for p in ("*.pth", "*.state/*") for f in work_dir.glob(p) if f.is_file())

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -61,23 +61,28 @@ def progress(*columns: TextColumn) -> Progress:
     )  # fmt: skip
 
 
-def track(items: Iterable[T], total: int, description: str, every: float = 10.0) -> Iterator[T]:
+def track(
+    items: Iterable[T], total: int, description: str, every: float = 10.0, count: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
     """Yield `items` under a bar; away from a terminal, one plain line each `every` seconds.
 
     Nothing is printed for work that ends within two seconds.
+
+    Args:
+        count: what an item adds to what is done of `total`.
     """
     if sys.stderr.isatty():
         with progress() as bar:
             task = bar.add_task(description, total=total)
             for item in items:
                 yield item
-                bar.advance(task)
+                bar.advance(task, count(item))
         return
     start = last = time.monotonic()
     done = 0
     for item in items:
         yield item
-        done += 1
+        done += count(item)
         now = time.monotonic()
         if now - last >= every or (done == total and now - start > 2):
             left = (total - done) * (now - start) / done

@@ -10,9 +10,8 @@ from itertools import accumulate, chain
 
 from jinja2 import TemplateSyntaxError, nodes
 
+from vlmtool.data.encode import Span
 from vlmtool.data.templates.library import syntax_tree
-
-Span = tuple[int, int]
 
 _OPEN, _CLOSE = "\ue0f3", "\ue0f4"  # no template holds them
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
