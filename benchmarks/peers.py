@@ -95,7 +95,6 @@ def run(command: str) -> dict[str, Any] | None:
         "peak_rss_mb": said.get("peak_rss_mb", said.get("rss_mb")),
         "cpu_s_per_sample": said.get("cpu_s_per_sample"),
         "supervised": said.get("work", {}).get("sup"),
-        "made_in": said.get("made_in"),
         "losses": [value[0] if isinstance(value, list) and value else value for value in (first, last)],
     }
 

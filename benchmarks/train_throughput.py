@@ -104,17 +104,23 @@ def as_timing(figures: dict[str, Any]) -> dict[str, Any]:
 
 def measure(work: Work, setting: str, folder: Path) -> dict[str, Any]:
     """Train once; what the meter saw, and the seconds in which kept features were made."""
+    made_in = None
     if setting == KEPT:
-        kept = f"vision_encoder.cache=dict(dtype='float32', folder={str(folder / 'features')!r})"
-        work = replace(work, sets=(*work.sets, kept))
+        work, made_in = with_features(work, folder)
     words, out = command(work, setting, folder)
-    start = time.perf_counter()
-    if setting == KEPT:
-        train = words.index("train")
-        _run([*words[:train], "data", "cache", words[train + 1], *words[words.index("--set") :]])
-    made_in = time.perf_counter() - start
     done = _run(words)
     return {**finished(done.returncode, done.stderr, out), "made_in": made_in}
+
+
+def with_features(work: Work, folder: Path) -> tuple[Work, float]:
+    """The same with features that were made beforehand, and the seconds in which they were."""
+    kept = f"vision_encoder.cache=dict(dtype='float32', folder={str(folder / 'features')!r})"
+    work = replace(work, sets=(*work.sets, kept))
+    words, _ = command(work, KEPT, folder)
+    train = words.index("train")
+    start = time.perf_counter()
+    _run([*words[:train], "data", "cache", words[train + 1], *words[words.index("--set") :]])
+    return work, time.perf_counter() - start
 
 
 def _run(words: list[str]) -> "subprocess.CompletedProcess[str]":
