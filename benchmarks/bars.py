@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import assets
 import kept_features
@@ -32,9 +32,7 @@ from vlmtool.data.sampler import Share, StepPlan
 
 BEGIN, END = "<!-- make bench -->", "<!-- /make bench -->"
 FLOOR, XTUNER = "floor", "XTuner"  # how their names begin
-PADDED, PACKED, BY_LENGTH, COMPILED = (
-    peers.OURS.format(setting) for setting in ("random", "packed", "length", "compiled")
-)
+BASE = "packed"  # the setting that the others stand beside
 
 
 class Aims(NamedTuple):
@@ -95,12 +93,16 @@ def main() -> None:
             bars.append(bar)
     if arguments.peers is not None:
         for preset in AIMS:
-            found = beside(arguments.peers, arguments.peer_assets / preset, arguments.repeats)
-            lines += [f"**{preset}**", "", *peers.table(found), ""]
-            bars += peer_bars(preset, found)
-            if AIMS[preset].kept is not None:
-                with tempfile.TemporaryDirectory() as name:
-                    bars += kept_bars(arguments.peer_assets / preset, Path(name))
+            steps = 60 if preset == "s64" else 12
+            with tempfile.TemporaryDirectory() as name:
+                own = own_settings(arguments.peer_assets / preset, Path(name), steps)
+            found = beside(arguments.peers, arguments.peer_assets / preset, steps, arguments.repeats)
+            lines += [f"**{preset}**", "", "vlmtool's settings, in turns:", ""]
+            lines += peers.table({peers.own_name(setting): [figures] for setting, figures in own.items()})
+            lines += ["", "Beside the others:", "", *peers.table(found), ""]
+            for bar in peer_bars(preset, own, found):
+                print(f"{bar.what}: {bar.figure:.3g} ({bar.verdict}) {bar.told}", flush=True)
+                bars.append(bar)
     text = "\n".join([*head(), *bar_table(bars), "", *lines])
     print(text)
     if arguments.write is not None:
@@ -161,55 +163,68 @@ def waiting(work: Work) -> Work:
     return replace(work, sets=("data.num_workers=1",))
 
 
-def beside(commands: Path, folder: Path, repeats: int) -> dict[str, list[dict]]:
-    """vlmtool and the others in turn."""
+def own_settings(preset: Path, folder: Path, steps: int) -> dict[str, dict[str, Any]]:
+    """Figures of vlmtool's settings, which take turns step by step.
+
+    Args:
+        steps: of the others' trainings; here some more are made, and losses and supervised tokens are of these first.
+    """
+    work = Work(preset.resolve(), steps=max(steps, 37))
+    trainings = {setting: Training(work, setting, turn=setting) for setting in ("packed", "random", "length")}
+    made_in = 0.0
+    if AIMS[preset.name].kept is not None:
+        with_kept, made_in = with_features(work, folder)
+        trainings["compiled"] = Training(work, "compiled", turn="compiled")
+        trainings[KEPT] = Training(with_kept, KEPT, turn=KEPT)
+    found = in_turns(trainings, folder)
+    for figures in found.values():
+        figures["losses"] = [figures["losses"][0], figures["losses"][steps - 1]]
+        figures["supervised"] = sum(figures["supervised_by_step"][:steps])
+        figures["made_in"] = made_in
+    return found
+
+
+def beside(commands: Path, preset: Path, steps: int, repeats: int) -> dict[str, list[dict]]:
+    """vlmtool at random and the others that an aim is about, in turn."""
     names = list(json.loads(commands.read_text()))
-    chosen = {  # those that an aim is about
+    chosen = {
         "s336": [name for name in names if not name.startswith((FLOOR, XTUNER))],
         "s64": [name for name in names if name.startswith(XTUNER)],
-    }.get(folder.name, names)
-    settings = ["packed", "random", "length"]
-    if folder.name == "s336v32k":
-        settings.append("compiled")
-    steps = 60 if folder.name == "s64" else 12
-    return peers.in_turn(commands, folder, settings, chosen, steps, 4, repeats)
+    }.get(preset.name, names)
+    return peers.in_turn(commands, preset, BASE, chosen, steps, 4, repeats)
 
 
-def peer_bars(preset: str, found: dict[str, list[dict]]) -> Iterator[Bar]:
-    """Ratios to the others; XTuner puts samples of like length together, so it stands against both orders."""
-    rate = {name: statistics.median(one["samples_per_s"] for one in runs) for name, runs in found.items()}
+def peer_bars(preset: str, own: dict[str, dict[str, Any]], found: dict[str, list[dict]]) -> Iterator[Bar]:
+    """Ratios to the others; XTuner puts samples of like length together, so it stands against both orders.
+
+    Args:
+        own: of vlmtool's settings, among themselves.
+        found: of the base and of the others, each beside it.
+    """
+    rate = {setting: figures["samples_per_s"] / own[BASE]["samples_per_s"] for setting, figures in own.items()}
     memory = {name: statistics.median(one["peak_rss_mb"] for one in runs) for name, runs in found.items()}
-    others = [name for name in rate if not name.startswith(("vlmtool", FLOOR, XTUNER))]
-    best = max(rate[name] for name in (PACKED, BY_LENGTH, COMPILED) if name in rate)
-    fastest, aims = max(others, key=lambda name: rate[name], default=None), AIMS[preset]
-    if fastest is not None:
+    times = {name: peers.times(found, name) for name in found if name != peers.own_name(BASE)}
+    others, aims = [name for name in times if not name.startswith((FLOOR, XTUNER))], AIMS[preset]
+    best = max((setting for setting in rate if setting not in (KEPT, "random")), key=lambda setting: rate[setting])
+    if others:
+        fastest = min(others, key=lambda name: times[name])
         leanest = min(others, key=lambda name: memory[name])
-        yield Bar(f"{preset}, at random, against {fastest}", rate[PACKED] / rate[fastest], aims.fastest)
-        yield Bar(f"{preset}, best exact, against {fastest}", best / rate[fastest], aims.fastest_best)
-        times = memory[PACKED] / memory[leanest]
-        yield Bar(f"{preset}, at random, peak memory against {leanest}", times, aims.memory, at_most=True)
-    for name in rate:
+        yield Bar(f"{preset}, at random, against {fastest}", times[fastest], aims.fastest)
+        yield Bar(f"{preset}, best exact ({best}), against {fastest}", times[fastest] * rate[best], aims.fastest_best)
+        less = memory[peers.own_name(BASE)] / memory[leanest]
+        yield Bar(f"{preset}, at random, peak memory against {leanest}", less, aims.memory, at_most=True)
+    for name in times:
         if name.startswith(XTUNER):
-            yield Bar(f"{preset}, at random, against {name}", rate[PACKED] / rate[name], aims.xtuner)
-            yield Bar(f"{preset}, best exact, against {name}", best / rate[name], aims.xtuner_best)
+            yield Bar(f"{preset}, at random, against {name}", times[name], aims.xtuner)
+            yield Bar(f"{preset}, best exact ({best}), against {name}", times[name] * rate[best], aims.xtuner_best)
         elif name.startswith(FLOOR):
-            yield Bar(f"{preset}, at random, padded, against the {name}", rate[PADDED] / rate[name], aims.floor)
-
-
-def kept_bars(preset: Path, folder: Path) -> Iterator[Bar]:
-    """Features made beforehand, against vlmtool without, in turns."""
-    work = Work(preset.resolve(), steps=37)
-    with_kept, made_in = with_features(work, folder)
-    trainings = {setting: Training(work, setting, turn=setting) for setting in ("packed", "length", "compiled")}
-    found = in_turns({**trainings, KEPT: Training(with_kept, KEPT, turn=KEPT)}, folder)
-    rate = {setting: figures["samples_per_s"] for setting, figures in found.items()}
-    kept = rate.pop(KEPT)
-    best = max(rate, key=lambda setting: rate[setting])
-    with_kept_loss, without = (found[setting]["losses"][-1] for setting in (KEPT, "compiled"))
-    told = f"made in {made_in:.0f} s; last losses {with_kept_loss:.5f}, without {without:.5f}"
-    what = f"{preset.name}, features made beforehand, against"
-    yield Bar(f"{what} best exact, {best}", kept / rate[best], AIMS[preset.name].kept, told=told)
-    yield Bar(f"{what} at random", kept / rate["packed"], told=told)
+            yield Bar(f"{preset}, at random, padded, against the {name}", times[name] * rate["random"], aims.floor)
+    if KEPT in own:
+        with_kept, without = own[KEPT]["losses"][-1], own["length"]["losses"][-1]
+        told = f"made in {own[KEPT]['made_in']:.0f} s; last losses {with_kept:.5f}, without {without:.5f}"
+        what = f"{preset}, features made beforehand, against"
+        yield Bar(f"{what} best exact ({best})", rate[KEPT] / rate[best], aims.kept, told=told)
+        yield Bar(f"{what} at random", rate[KEPT], told=told)
 
 
 def head() -> list[str]:

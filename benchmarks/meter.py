@@ -67,6 +67,7 @@ class Meter(Hook):
             "supervised": sum(result.num_supervised for result in self._results),
             "tokens": sum(result.num_tokens for result in self._results),
             "samples": sum(result.num_samples for result in self._results),
+            "supervised_by_step": [result.num_supervised for result in self._results],
             "supervised_each": sum(r.num_supervised for r in counted) / samples,
             "losses": [result.loss for result in self._results],
             "seconds": [wall for wall, _ in self._times],

@@ -1,5 +1,6 @@
-"""Samples per second of vlmtool beside other trainers, on the same weights, data and machine, in turn: A B C, A B C, …
+"""Samples per second of vlmtool beside other trainers, on the same weights, data and machine, in turn: A B A C A, …
 
+Another trainer's figure stands against the mean of the two runs of vlmtool around it, as the machine's speed changes.
 Nothing is installed here. Each peer is a command in a JSON file, which trains `{assets}` for `{steps}` steps of
 `{batch}` samples on one thread, may write to `{out}`, and prints a line `TIMING {…}` (or `FLOOR {…}`) with a JSON
 object: the samples per second of the warm steps as `samples_per_s_steady` or `sps`, and what it knows of `peak_rss_mb`
@@ -27,7 +28,6 @@ from typing import Any
 from train_throughput import ONE_THREAD, SETTINGS
 
 HERE = Path(__file__).parent
-OURS = "vlmtool, {}"
 LINE = re.compile(r"(?:TIMING|FLOOR) ({.*})")
 
 
@@ -35,39 +35,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("peers", type=Path, help="JSON: {name: command}")
     parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--setting", choices=SETTINGS, action="append", help="of vlmtool; default: random")
+    parser.add_argument("--setting", choices=SETTINGS, default="random", help="of vlmtool")
     parser.add_argument("--only", action="append", help="names of peers; default: all")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    settings = given.setting or ["random"]
-    found = in_turn(given.peers, given.assets, settings, given.only, given.steps, given.batch_size, given.repeats)
+    found = in_turn(given.peers, given.assets, given.setting, given.only, given.steps, given.batch_size, given.repeats)
     print(f"{given.assets.name}, batch {given.batch_size}, {given.steps} steps, medians of {given.repeats}:\n")
     print("\n".join(table(found)))
 
 
 def in_turn(
-    peers: Path, assets: Path, settings: Sequence[str], only: Sequence[str] | None, steps: int, batch: int, repeats: int
+    peers: Path, assets: Path, setting: str, only: Sequence[str] | None, steps: int, batch: int, repeats: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Figures of each run, by name; vlmtool's settings first.
+    """Figures of each run, by name; vlmtool's first. The others' `times` is how many times as fast vlmtool was.
 
     Args:
         peers: JSON, {name: command}; `only` some of them.
-        settings: of vlmtool.
+        setting: of vlmtool.
     """
     known: dict[str, str] = json.loads(peers.read_text())
-    commands = {OURS.format(setting): ours(setting) for setting in settings}
-    commands |= {name: known[name] for name in only or known}
+    commands = {own_name(setting): ours(setting)} | {name: known[name] for name in only or known}
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for turn in range(repeats):
-        for name, command in commands.items():
-            with tempfile.TemporaryDirectory() as out:
-                figures = run(command.format(assets=assets.resolve(), out=out, steps=steps, batch=batch))
-            print(f"{turn + 1}. {name}: {figures or 'no figures'}", file=sys.stderr, flush=True)
-            if figures:
-                found[name].append(figures)
+
+    def note(name: str) -> dict[str, Any] | None:
+        with tempfile.TemporaryDirectory() as out:
+            figures = run(commands[name].format(assets=assets.resolve(), out=out, steps=steps, batch=batch))
+        print(f"{name}: {figures or 'no figures'}", file=sys.stderr, flush=True)
+        if figures:
+            found[name].append(figures)
+        return figures
+
+    own, *others = commands
+    for _ in range(repeats):
+        around = [note(own)]
+        for name in others:
+            figures = note(name)
+            around = [around[-1], note(own)]
+            if figures is not None and None not in around:
+                mean = statistics.mean(one["samples_per_s"] for one in around if one is not None)
+                figures["times"] = mean / figures["samples_per_s"]
     return found
+
+
+def own_name(setting: str) -> str:
+    """Of a line of the table."""
+    return f"vlmtool, {setting}"
+
+
+def times(found: dict[str, list[dict[str, Any]]], name: str) -> float:
+    """How many times as fast as this one vlmtool was: the median of the turns."""
+    return statistics.median(one["times"] for one in found[name] if "times" in one)
 
 
 def ours(setting: str) -> str:
@@ -100,16 +119,14 @@ def run(command: str) -> dict[str, Any] | None:
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Markdown: medians, and vlmtool's first setting against each."""
+    """Markdown: medians, and how many times as fast vlmtool was in the runs around each, where it was measured."""
     lines = [
         "| | samples/s | vlmtool is × | CPU s/sample | peak RSS, MB | supervised | losses |",
         "|---|---|---|---|---|---|---|",
     ]
-    base = None
     for name, runs in found.items():
         rate = statistics.median(one["samples_per_s"] for one in runs)
-        base = base or rate
-        cells = [f"{rate:.3g}", f"{base / rate:.2f}"]
+        cells = [f"{rate:.3g}", f"{times(found, name):.2f}" if "times" in runs[0] else "–"]
         for key, form in (("cpu_s_per_sample", "{:.4f}"), ("peak_rss_mb", "{:,.0f}"), ("supervised", "{:,.0f}")):
             known = [one[key] for one in runs if one[key] is not None]
             cells.append(form.format(statistics.median(known)) if known else "–")
