@@ -158,7 +158,7 @@ def _check_names(report: PreflightReport, recipe: Recipe) -> None:
     optimizer = report.attempt("optimiser", try_optimizer, expand(recipe)["optim_wrapper"]["optimizer"])
     if optimizer is not None and optimizer.is_paged and pick_device().type == "cpu":
         told = f"{optimizer.name} moves its state out of a GPU's memory, and there is no GPU: nothing is paged"
-        report.rows.append(Row("warning", "optimiser", told, "Nothing else changes."))
+        report.rows.append(Row("warning", "optimiser", told, "Its kind without pages does the same here."))
     if "vision_encoder" in recipe.runtime.activation_checkpointing and recipe.vision_encoder.is_frozen:
         told = "runtime.activation_checkpointing names the vision encoder, which is frozen: nothing of it is kept"
         report.rows.append(Row("warning", "memory", told, "Leave it out; it changes nothing."))
