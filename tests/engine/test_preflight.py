@@ -236,6 +236,17 @@ def test_what_does_nothing_is_a_warning(dry_run, override, what, told):
     assert told in run.of("warning")[what]
 
 
+class OnGpuAlone(torch.optim.SGD):
+    def __init__(self, *_, **__):
+        raise RuntimeError("needs CUDA")
+
+
+def test_an_optimiser_that_works_on_a_gpu_alone_is_taken_for_adam(dry_run):
+    run = dry_run(f"schedule.optimizer='{__name__}.OnGpuAlone'")
+    assert run.exit_code == 0
+    assert run.of("ok")["memory"] == dry_run().of("ok")["memory"]
+
+
 def test_the_demos_recipes_name_what_makes_their_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="no file 'work_dirs/demo/data/pretrain.json'.*\n.*`vlmtool demo` makes"):

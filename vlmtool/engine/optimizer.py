@@ -102,13 +102,15 @@ def try_optimizer(settings: Mapping[str, Any]) -> Tried:
     """
     weight = nn.Parameter(torch.zeros(TRIED_ON, TRIED_ON))
     weight.grad = torch.zeros_like(weight)
-    optimizer, kept = make_optimizer([{"params": [weight]}], settings), None
-    with warnings.catch_warnings(), suppress(RuntimeError):
+    name, paged, kept = find_optimizer(settings["type"]).__name__, False, None
+    with warnings.catch_warnings(), suppress(RuntimeError):  # some cannot even be made without a GPU
         warnings.simplefilter("ignore")
+        optimizer = make_optimizer([{"params": [weight]}], settings)
+        paged = is_paged(optimizer)
         optimizer.step()
         states = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
         kept = sum(value.numel() * value.element_size() for value in states) / weight.numel()
-    return Tried(type(optimizer).__name__, is_paged(optimizer), kept)
+    return Tried(name, paged, kept)
 
 
 def is_paged(optimizer: Optimizer) -> bool:
