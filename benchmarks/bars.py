@@ -139,9 +139,10 @@ def own_bars(folder: Path, repeats: int) -> Iterator[Bar]:
     share, (with_kept, without) = kept.encoder / kept.without, kept.losses
     told = f"encoder {share:.0%} of a step; last losses {with_kept:.5f}, without {without:.5f}"
     yield Bar("projector pretraining, second epoch with kept features", kept.first / kept.second, 2, told=told)
-    found = scaling.compare(Work(folder / "mixture", 48, scaling.STRIDE), folder / "scaling")
-    told = f"{found.of_slower:.3g}, had the two alone waited for each other too"
-    yield Bar("two processes against two alone", found.of_both, 0.95, told=told)
+    for same, batches in ((True, "both the same batches"), (False, "batches of like length")):
+        found = scaling.compare(Work(folder / "mixture", 48, scaling.STRIDE), folder / f"scaling_{same}", same)
+        told = f"{found.waiting:.3g}, did the two alone no more than wait for each other after each step"
+        yield Bar(f"two processes against two alone, {batches}", found.of_both, 0.95, told=told)
 
 
 def padding(work: Work) -> tuple[float, float]:

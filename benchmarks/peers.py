@@ -54,6 +54,9 @@ def in_turn(
     Args:
         peers: JSON, {name: command}; `only` some of them.
         setting: of vlmtool.
+
+    Raises:
+        SystemExit: vlmtool itself failed; of another that did, no figures are kept.
     """
     known: dict[str, str] = json.loads(peers.read_text())
     commands = {own_name(setting): ours(setting)} | {name: known[name] for name in only or known}
@@ -68,14 +71,20 @@ def in_turn(
         return figures
 
     own, *others = commands
+
+    def own_rate() -> float:
+        figures = note(own)
+        if figures is None:
+            raise SystemExit(f"{own} failed; what it said stands above.")
+        return figures["samples_per_s"]
+
     for _ in range(repeats):
-        around = [note(own)]
+        before = own_rate()
         for name in others:
-            figures = note(name)
-            around = [around[-1], note(own)]
-            if figures is not None and None not in around:
-                mean = statistics.mean(one["samples_per_s"] for one in around if one is not None)
-                figures["times"] = mean / figures["samples_per_s"]
+            figures, after = note(name), own_rate()
+            if figures is not None:
+                figures["times"] = (before + after) / 2 / figures["samples_per_s"]
+            before = after
     return found
 
 
@@ -86,7 +95,7 @@ def own_name(setting: str) -> str:
 
 def times(found: dict[str, list[dict[str, Any]]], name: str) -> float:
     """How many times as fast as this one vlmtool was: the median of the turns."""
-    return statistics.median(one["times"] for one in found[name] if "times" in one)
+    return statistics.median(one["times"] for one in found[name])
 
 
 def ours(setting: str) -> str:

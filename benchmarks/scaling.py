@@ -1,7 +1,8 @@
 """Two processes that train together against two that train alone at the same time: what working together costs.
 
-Both ways the machine does the same work: each process has the same batches of like length, together or alone, on one
-thread; they take turns (`turns.py`).
+Both ways the machine does the same work: each process has the same batches, together or alone, on one thread; they take
+turns (`turns.py`). The two have different batches of like length, so that the one with less to do waits for the other,
+or, with `--same`, each the same batches as the other.
 
     python benchmarks/scaling.py --assets DIR
 """
@@ -29,8 +30,8 @@ class Scaling(NamedTuple):
 
     of_both: float
     """Samples per second by those of both alone."""
-    of_slower: float
-    """The same, had each of the two alone waited for the other after each turn."""
+    waiting: float
+    """What the two alone would reach of that, did they wait for each other after each step; the rest is sharing."""
 
 
 def main() -> None:
@@ -38,26 +39,28 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, help="folder with model/, llava.json and pictures; made unless given")
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--same", action="store_true", help="the same batches in both processes")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.assets is None:
             assets.make(Path(name) / "assets", 192)
         sets = (f"runtime.strategy={arguments.strategy!r}",)
         work = Work((arguments.assets or Path(name) / "assets").resolve(), arguments.steps, STRIDE, sets=sets)
-        found = compare(work, Path(name))
-    print(f"two processes together: {found.of_both:.3f} of two alone; {found.of_slower:.3f}, had these waited too")
+        found = compare(work, Path(name), arguments.same)
+    print(f"two processes together: {found.of_both:.3f} of two alone, {found.waiting:.3f} were it for waiting alone")
 
 
-def compare(work: Work, folder: Path) -> Scaling:
+def compare(work: Work, folder: Path, same: bool) -> Scaling:
     """Train together and alone, in turns.
 
     Args:
         work: its steps and warm-up are multiples of `STRIDE`.
+        same: whether both processes have the same batches.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = json.loads((work.assets / "llava.json").read_text())
     groups = _like_lengths(records, 2 * work.batch_size, work.steps)
-    ours = [[group[rank::2] for group in groups] for rank in range(2)]
+    ours = [[group[0 if same else rank :: 2] for group in groups] for rank in range(2)]
     shared = [first + second for first, second in zip(*ours, strict=True)]
     alone = replace(work, sets=())
     trainings = {
@@ -72,16 +75,18 @@ def compare(work: Work, folder: Path) -> Scaling:
     if done["together"] != tuple(map(sum, zip(done["alone0"], done["alone1"], strict=True))):
         raise AssertionError(f"not the same work: {done}")
     seconds = {name: figures["seconds"][work.warmup :] for name, figures in found.items()}
+    seconds["waiting"] = [max(pair) for pair in zip(seconds["alone0"], seconds["alone1"], strict=True)]
     turns = {
         name: [sum(steps[first : first + STRIDE]) for first in range(0, len(steps), STRIDE)]
         for name, steps in seconds.items()
     }
-    rows = list(zip(*(turns[name] for name in trainings), strict=True))
-    for number, (both, *single) in enumerate(rows, start=1):
-        print(f"{number}. together {both:.2f} s, alone {single[0]:.2f} and {single[1]:.2f} s", flush=True)
+    rows = list(zip(*(turns[name] for name in (*trainings, "waiting")), strict=True))
+    for number, (both, first, second, waiting) in enumerate(rows, start=1):
+        told = f"alone {first:.2f} and {second:.2f} s, {waiting:.2f} s were they to wait for each other"
+        print(f"{number}. together {both:.2f} s, {told}", flush=True)
     return Scaling(
-        statistics.median(2 / both / (1 / first + 1 / second) for both, first, second in rows),
-        statistics.median(max(single) / both for both, *single in rows),
+        statistics.median(2 / both / (1 / first + 1 / second) for both, first, second, _ in rows),
+        statistics.median(2 / waiting / (1 / first + 1 / second) for _, first, second, waiting in rows),
     )
 
 
