@@ -14,7 +14,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from vlmtool.data.sampler import Share, StepPlan
 BEGIN, END = "<!-- make bench -->", "<!-- /make bench -->"
 FLOOR, XTUNER = "floor", "XTuner"  # how their names begin
 BASE = "packed"  # the setting that the others stand beside
+BLOCK = 8  # steps over which settings of other batches are compared: of one step, the samples would tell, too
 
 
 class Aims(NamedTuple):
@@ -168,9 +169,9 @@ def own_settings(preset: Path, folder: Path, steps: int) -> dict[str, dict[str, 
     """Figures of vlmtool's settings, which take turns step by step.
 
     Args:
-        steps: of the others' trainings; here some more are made, and losses and supervised tokens are of these first.
+        steps: of the others' trainings; here more are made, and losses and supervised tokens are of these first.
     """
-    work = Work(preset.resolve(), steps=max(steps, 37))
+    work = Work(preset.resolve(), steps=5 + 8 * BLOCK)
     trainings = {setting: Training(work, setting, turn=setting) for setting in ("packed", "random", "length")}
     made_in = 0.0
     if AIMS[preset.name].kept is not None:
@@ -179,10 +180,17 @@ def own_settings(preset: Path, folder: Path, steps: int) -> dict[str, dict[str, 
         trainings[KEPT] = Training(with_kept, KEPT, turn=KEPT)
     found = in_turns(trainings, folder)
     for figures in found.values():
+        figures["relative"] = relative(figures["seconds"][work.warmup :], found[BASE]["seconds"][work.warmup :])
         figures["losses"] = [figures["losses"][0], figures["losses"][steps - 1]]
         figures["supervised"] = sum(figures["supervised_by_step"][:steps])
         figures["made_in"] = made_in
     return found
+
+
+def relative(seconds: Sequence[float], base: Sequence[float]) -> float:
+    """How many times as fast as the base, which took turns with it: the median of blocks of steps."""
+    blocks = [slice(first, first + BLOCK) for first in range(0, len(base), BLOCK)]
+    return statistics.median(sum(base[block]) / sum(seconds[block]) for block in blocks)
 
 
 def beside(commands: Path, preset: Path, steps: int, repeats: int) -> dict[str, list[dict]]:
@@ -202,7 +210,7 @@ def peer_bars(preset: str, own: dict[str, dict[str, Any]], found: dict[str, list
         own: of vlmtool's settings, among themselves.
         found: of the base and of the others, each beside it.
     """
-    rate = {setting: figures["samples_per_s"] / own[BASE]["samples_per_s"] for setting, figures in own.items()}
+    rate = {setting: figures["relative"] for setting, figures in own.items()}
     memory = {name: statistics.median(one["peak_rss_mb"] for one in runs) for name, runs in found.items()}
     times = {name: peers.times(found, name) for name in found if name != peers.own_name(BASE)}
     others, aims = [name for name in times if not name.startswith((FLOOR, XTUNER))], AIMS[preset]

@@ -1,7 +1,6 @@
 """A hook that times a training as a stopwatch beside it would: from the end of one step to the end of the next."""
 
 import json
-import resource
 import socket
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from mmengine.hooks import Hook
 
 from vlmtool.engine.loop import StepResult
 from vlmtool.utils.distributed import is_main
+from vlmtool.utils.memory import peak_rss
 
 
 class Meter(Hook):
@@ -71,7 +71,7 @@ class Meter(Hook):
             "supervised_each": sum(r.num_supervised for r in counted) / samples,
             "losses": [result.loss for result in self._results],
             "seconds": [wall for wall, _ in self._times],
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_rss_mb": peak_rss() // 2**20,
         }
         self.file.write_text(json.dumps(figures))
 

@@ -1,7 +1,6 @@
 """What a run will need of disk and memory: plain estimates from its parts, and what there is."""
 
 import os
-import resource
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from vlmtool.recipe.memory import ADAM_STATES, FLOAT32, QUANTIZED
 from vlmtool.recipe.schema import Recipe, Schedule
 from vlmtool.utils.checklist import Row, counted
 from vlmtool.utils.errors import VlmtoolError
+from vlmtool.utils.memory import peak_rss
 
 KEPT, KEPT_AGAIN = 34, 2  # bytes of activations for a token, a layer and a feature, in 16 bits
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -159,7 +159,7 @@ def peak_memory(device: torch.device) -> float:
     """Bytes that this process has had at most: on the GPU, or of RAM without one."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak_rss())
 
 
 def optimizer_bytes(recipe: Recipe) -> float:

@@ -1,11 +1,10 @@
 """How many samples are answered at once: as many as memory has room for."""
 
-import resource
-
 import psutil
 import torch
 
 from vlmtool.utils.errors import VlmtoolError
+from vlmtool.utils.memory import peak_rss
 from vlmtool.utils.terminal import err
 
 FIRST = 8  # where "auto" begins
@@ -63,7 +62,7 @@ def _peak() -> int:
     """Most bytes in use so far."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_rss()
 
 
 def _memory() -> int:
