@@ -229,7 +229,7 @@ def peer_bars(preset: str, own: dict[str, dict[str, Any]], found: dict[str, list
         elif name.startswith(FLOOR):
             yield Bar(f"{preset}, at random, padded, against the {name}", times[name] * rate["random"], aims.floor)
     if KEPT in own:
-        with_kept, without = own[KEPT]["losses"][-1], own["length"]["losses"][-1]
+        with_kept, without = own[KEPT]["losses"][-1], own["compiled"]["losses"][-1]
         told = f"made in {own[KEPT]['made_in']:.0f} s; last losses {with_kept:.5f}, without {without:.5f}"
         what = f"{preset}, features made beforehand, against"
         yield Bar(f"{what} best exact ({best})", rate[KEPT] / rate[best], aims.kept, told=told)

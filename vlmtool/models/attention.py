@@ -50,17 +50,29 @@ def attend(
     if cu_seq_lens_q is not None and max_length_q is not None:
         if _has_kernel(query, options):
             return _in_kernel(query, key, value, cu_seq_lens_q, max_length_q, options)
-        dim, lengths = 2, cu_seq_lens_q.diff().tolist()
-    elif queries_at is not None and attention_mask is None and key.shape[2] == query.shape[2]:
-        dim, lengths = 0, [1] * query.shape[0]
-    else:
+    elif queries_at is None or attention_mask is not None or key.shape[2] != query.shape[2]:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return _each_sample(module, query, key, value, cu_seq_lens_q, queries_at, options), None
+
+
+@torch.compiler.disable  # a graph would hold for these lengths alone, and every batch has others
+def _each_sample(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor | None,
+    queries_at: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """Attention of `attend` in the samples that `bounds` has in one row, or, without, in each row."""
+    dim, lengths = (0, [1] * query.shape[0]) if bounds is None else (2, bounds.diff().tolist())
     # One split: a slice of its own for each sample would have a gradient of the whole size for each.
     samples = list(zip(*(whole.split(lengths, dim) for whole in (query, key, value)), strict=True))
     sizes = [own[0].shape[2] for own in samples]
     wanted = [None] * len(samples) if queries_at is None else _inside(queries_at, sizes)
     parts = [_one(module, q, k, v, where, options) for (q, k, v), where in zip(samples, wanted, strict=True)]
-    return torch.cat(parts, dim // 2), None
+    return torch.cat(parts, dim // 2)
 
 
 def _inside(places: Tensor, sizes: Sequence[int]) -> list[Tensor]:

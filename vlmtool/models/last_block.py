@@ -20,7 +20,7 @@ LOGITS_AT = "logits_at"
 """Name under which a narrowed model is given the positions: (S,) int64, places in the batch's B * T."""
 
 # Names that most classes of transformers share.
-ATTENTION, IN_ATTENTION, BESIDE_IT = "self_attn", ("q_proj", "o_proj"), ("mlp",)
+ATTENTION, IN_ATTENTION, BESIDE_IT = "self_attn", ("q_proj", "o_proj"), ("post_attention_layernorm", "mlp")
 FAILURES = (ValueError, TypeError, IndexError, AttributeError, NotImplementedError, RuntimeError)
 
 

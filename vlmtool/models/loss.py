@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CACHED = 1 << 18  # logits, 1 MB
+
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """As `cross_entropy(logits, targets, reduction="sum")`; the logits are overwritten by their gradient.
@@ -22,17 +24,30 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        logits = logits.detach()
-        chosen = logits.gather(1, targets[:, None])
-        highest = logits.amax(1, keepdim=True)
-        sums = logits.sub_(highest).exp_().sum(1, keepdim=True)
+        logits, rows = logits.detach(), _rows_at_once(logits)
+        parts = zip(logits.split(rows), targets.split(rows), strict=True)
+        losses = [_overwrite(*part, keep=ctx.needs_input_grad[0]) for part in parts]
         if ctx.needs_input_grad[0]:
-            logits.div_(sums)
-            logits.scatter_add_(1, targets[:, None], torch.full_like(chosen, -1.0))
             ctx.save_for_backward(logits)
-        return (sums.log() + highest - chosen).sum()
+        return torch.cat(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradient.mul_(gradients[0]), None
+
+
+def _rows_at_once(logits: Tensor) -> int:
+    """Rows between whose passes a core's cache still holds them; on a GPU all, where a call costs more."""
+    return max(1, len(logits) if logits.is_cuda else CACHED // logits.shape[1])
+
+
+def _overwrite(logits: Tensor, targets: Tensor, keep: bool) -> Tensor:
+    """Losses (S, 1); where they are to be kept the logits become their gradients."""
+    chosen = logits.gather(1, targets[:, None])
+    highest = logits.amax(1, keepdim=True)
+    sums = logits.sub_(highest).exp_().sum(1, keepdim=True)
+    if keep:
+        logits.div_(sums)
+        logits.scatter_add_(1, targets[:, None], torch.full_like(chosen, -1.0))
+    return sums.log() + highest - chosen

@@ -123,7 +123,8 @@ class VisionLanguageModel(nn.Module):
             around[LOGITS_AT] = wanted.flatten().nonzero()[:, 0]
         with head_at(self.llm, wanted):
             logits = self.llm(inputs_embeds=inputs_embeds, use_cache=False, **around).logits
-        total = summed_cross_entropy(logits[0].float(), targets[supervised])
+        # Flattened, not indexed: the gradient of an index would be a second tensor of the logits' size.
+        total = summed_cross_entropy(logits.flatten(0, 1).float(), targets[supervised])
         return Loss(total + nothing, supervised.sum())
 
     def image_parameters(self) -> list[nn.Parameter]:
