@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -16,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.models.llm_parts import COMMON, SIZE
 from vlmtool.models.attention import NAME, attend, packed_inputs, take_packed_rows
+from vlmtool.models.llm import blocks_of
 from vlmtool.utils.errors import UsageError
 
 LENGTHS = (7, 1, 12, 5)
@@ -46,6 +48,19 @@ def test_logits_and_gradients_are_those_of_each_sample_alone(llm):
     packed = gradients(llm, together.square().sum())
     for name, gradient in reference.items():
         torch.testing.assert_close(packed[name], gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_blocks_take_other_lengths_as_they_are():
+    llm = MADE["llama"]()
+    take_packed_rows(llm)
+    counter = CompileCounter()
+    for block in blocks_of(llm):
+        block.compile(dynamic=True, backend=counter)
+    made = []
+    for lengths in ((7, 12, 5), (6, 9), (3, 4, 8), (11, 2, 9, 5), (20,), (2, 2, 2, 2, 2, 2)):
+        llm(input_ids=torch.ones(1, sum(lengths), dtype=torch.int64), **packed_inputs(lengths, torch.device("cpu")))
+        made.append(counter.frame_count)
+    assert made[0] and len(set(made[1:])) == 1, made
 
 
 def test_what_is_not_packed_is_as_before(llm):

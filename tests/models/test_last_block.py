@@ -95,6 +95,8 @@ def test_queries_and_what_attention_gives_are_left_out_too():
         for name in ("q_proj", "k_proj", "v_proj", "o_proj")
     }
     assert rows == {"q_proj": [5], "k_proj": [30], "v_proj": [30], "o_proj": [5]}
+    norm = blocks_of(llm)[-1].post_attention_layernorm
+    assert rows_through(norm, lambda: llm(input_ids=IDS, **{LOGITS_AT: PLACES})) == [5]
     earlier = blocks_of(llm)[0].mlp
     assert rows_through(earlier, lambda: llm(input_ids=IDS, **{LOGITS_AT: PLACES})) == [30]
 

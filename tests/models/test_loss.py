@@ -8,7 +8,7 @@ from vlmtool.models.loss import summed_cross_entropy
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
-@pytest.mark.parametrize("size", [(1, 7), (40, 3000)])
+@pytest.mark.parametrize("size", [(1, 7), (40, 3000), (200, 3000)])
 def test_value_and_gradient_are_those_of_torch(scale, size):
     hidden = torch.randn(size[0], 16, generator=torch.Generator().manual_seed(0))
     head = torch.randn(size[1], 16, generator=torch.Generator().manual_seed(1)) * scale

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from tests.models.conftest import IMAGE_TOKEN, VOCABULARY, batch, clip, llama, siglip
@@ -166,3 +168,19 @@ def test_projector_keys_and_depth():
     ]
     assert sorted(MLPProjector(8, 16, depth=3, bias=False).state_dict()) == [f"model.{i}.weight" for i in (0, 2, 4)]
     assert MLPProjector(8, 16)(torch.zeros(2, 5, 8)).shape == (2, 5, 16)
+
+
+def test_logits_are_the_only_tensor_of_their_size(vlm):
+    class Made(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            kept.extend(one for one in tree_leaves(result) if isinstance(one, torch.Tensor))
+            return result
+
+    kept, inputs = [], batch()
+    with Made():
+        loss = vlm(**inputs)
+        loss.total.backward()
+    size = int(loss.num_tokens), vlm.llm.config.vocab_size
+    logits = [one for one in kept if one.shape[-2:] == size]
+    assert len({one.untyped_storage().data_ptr() for one in logits}) == 1
