@@ -14,7 +14,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,15 +25,14 @@ import peers
 import scaling
 import torch
 from mixture import draw
-from train_throughput import KEPT, Work, measure, products_alone, with_features
+from train_throughput import KEPT, SETTINGS, Work, measure, products_alone, with_features
 from turns import Training, in_turns
 
 from vlmtool.data.sampler import Share, StepPlan
 
 BEGIN, END = "<!-- make bench -->", "<!-- /make bench -->"
 FLOOR, XTUNER = "floor", "XTuner"  # how their names begin
-BASE = "packed"  # the setting that the others stand beside
-BLOCK = 8  # steps over which settings of other batches are compared: of one step, the samples would tell, too
+EPOCHS = {"s64": 4}  # for each that is asked for: they are short
 
 
 class Aims(NamedTuple):
@@ -83,25 +82,21 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="JSON: {name: command}, as peers.py has it")
     parser.add_argument("--peer-assets", type=Path)
     parser.add_argument("--peers-alone", action="store_true", help="leave out what needs nobody else")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="of the others' assets that count")
     parser.add_argument("--write", type=Path, help="page to put the table into")
     arguments = parser.parse_args()
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         bars: list[Bar] = []
-        for bar in own_bars(Path(name), arguments.repeats) if not arguments.peers_alone else ():
+        for bar in own_bars(Path(name)) if not arguments.peers_alone else ():
             print(f"{bar.what}: {bar.figure:.3g} ({bar.verdict}) {bar.told}", flush=True)
             bars.append(bar)
     if arguments.peers is not None:
         for preset in AIMS:
-            steps = 60 if preset == "s64" else 12
             with tempfile.TemporaryDirectory() as name:
-                own = own_settings(arguments.peer_assets / preset, Path(name), steps)
-            found = beside(arguments.peers, arguments.peer_assets / preset, steps, arguments.repeats)
-            lines += [f"**{preset}**", "", "vlmtool's settings, in turns:", ""]
-            lines += peers.table({peers.own_name(setting): [figures] for setting, figures in own.items()})
-            lines += ["", "Beside the others:", "", *peers.table(found), ""]
-            for bar in peer_bars(preset, own, found):
+                found = beside(arguments.peers, arguments.peer_assets / preset, Path(name), arguments.epochs)
+            lines += [f"**{preset}**", "", *peers.table(found), ""]
+            for bar in peer_bars(preset, found):
                 print(f"{bar.what}: {bar.figure:.3g} ({bar.verdict}) {bar.told}", flush=True)
                 bars.append(bar)
     text = "\n".join([*head(), *bar_table(bars), "", *lines])
@@ -110,7 +105,7 @@ def main() -> None:
         write(arguments.write, text)
 
 
-def own_bars(folder: Path, repeats: int) -> Iterator[Bar]:
+def own_bars(folder: Path) -> Iterator[Bar]:
     """What needs nobody else."""
     assets.make(folder / "mixture", 192)
     work = Work(folder / "mixture", steps=14, warmup=2, batch_size=16)
@@ -132,9 +127,7 @@ def own_bars(folder: Path, repeats: int) -> Iterator[Bar]:
     packed = runs["packed"]
     floor = products_alone(work, packed["tokens"] / packed["samples"], packed["supervised_each"])
     yield Bar("packed, of its matrix products alone", rate["packed"] * floor)
-    waits = [
-        one["data_wait"] for one in (measure(waiting(work), "length", folder / f"wait{n}") for n in range(repeats))
-    ]
+    waits = [measure(waiting(work), "length", folder / f"wait{n}")["data_wait"] for n in range(3)]
     yield Bar("wait for data with a worker, % of a step", 100 * statistics.median(waits), 2, at_most=True)
     kept = kept_features.epochs(folder / "features", 12, "float32")
     share, (with_kept, without) = kept.encoder / kept.without, kept.losses
@@ -165,64 +158,44 @@ def waiting(work: Work) -> Work:
     return replace(work, sets=("data.num_workers=1",))
 
 
-def own_settings(preset: Path, folder: Path, steps: int) -> dict[str, dict[str, Any]]:
-    """Figures of vlmtool's settings, which take turns step by step.
-
-    Args:
-        steps: of the others' trainings; here more are made, and losses and supervised tokens are of these first.
-    """
-    work = Work(preset.resolve(), steps=5 + 8 * BLOCK)
-    trainings = {setting: Training(work, setting, turn=setting) for setting in ("packed", "random", "length")}
+def beside(commands: Path, preset: Path, folder: Path, epochs: int) -> dict[str, dict[str, Any]]:
+    """Figures of vlmtool's settings and of the others that an aim is about, all in turns."""
+    work = peers.work_of(preset.resolve(), epochs * EPOCHS.get(preset.name, 1))
+    own = {setting: Training(work, setting, turn=setting) for setting in (peers.BASE, "random", "length")}
     made_in = 0.0
     if AIMS[preset.name].kept is not None:
         with_kept, made_in = with_features(work, folder)
-        trainings["compiled"] = Training(work, "compiled", turn="compiled")
-        trainings[KEPT] = Training(with_kept, KEPT, turn=KEPT)
-    found = in_turns(trainings, folder)
-    for figures in found.values():
-        figures["relative"] = relative(figures["seconds"][work.warmup :], found[BASE]["seconds"][work.warmup :])
-        figures["losses"] = [figures["losses"][0], figures["losses"][steps - 1]]
-        figures["supervised"] = sum(figures["supervised_by_step"][:steps])
-        figures["made_in"] = made_in
-    return found
-
-
-def relative(seconds: Sequence[float], base: Sequence[float]) -> float:
-    """How many times as fast as the base, which took turns with it: the median of blocks of steps."""
-    blocks = [slice(first, first + BLOCK) for first in range(0, len(base), BLOCK)]
-    return statistics.median(sum(base[block]) / sum(seconds[block]) for block in blocks)
-
-
-def beside(commands: Path, preset: Path, steps: int, repeats: int) -> dict[str, list[dict]]:
-    """vlmtool at random and the others that an aim is about, in turn."""
+        own["compiled"] = Training(work, "compiled", turn="compiled")
+        own[KEPT] = Training(with_kept, KEPT, turn=KEPT)
     names = list(json.loads(commands.read_text()))
     chosen = {
         "s336": [name for name in names if not name.startswith((FLOOR, XTUNER))],
         "s64": [name for name in names if name.startswith(XTUNER)],
     }.get(preset.name, names)
-    return peers.in_turn(commands, preset, BASE, chosen, steps, 4, repeats)
+    stride = work.warmup if preset.name == "s64" else 1  # its steps are too short to stand alone
+    found = peers.compare(own, peers.of_file(commands, work, folder, chosen), folder, stride)
+    return {name: {**figures, "made_in": made_in} for name, figures in found.items()}
 
 
-def peer_bars(preset: str, own: dict[str, dict[str, Any]], found: dict[str, list[dict]]) -> Iterator[Bar]:
+def peer_bars(preset: str, found: dict[str, dict[str, Any]]) -> Iterator[Bar]:
     """Ratios to the others; XTuner puts samples of like length together, so it stands against both orders.
 
     Args:
-        own: of vlmtool's settings, among themselves.
-        found: of the base and of the others, each beside it.
+        found: of vlmtool's settings and of the others.
     """
-    rate = {setting: figures["relative"] for setting, figures in own.items()}
-    memory = {name: statistics.median(one["peak_rss_mb"] for one in runs) for name, runs in found.items()}
-    times = {name: peers.times(found, name) for name in found if name != peers.own_name(BASE)}
+    own = {setting: found[peers.own_name(setting)] for setting in SETTINGS if peers.own_name(setting) in found}
+    rate = {setting: 1 / figures["times"] for setting, figures in own.items()}
+    times = {name: found[name]["times"] for name in found.keys() - set(map(peers.own_name, own))}
     others, aims = [name for name in times if not name.startswith((FLOOR, XTUNER))], AIMS[preset]
     best = max((setting for setting in rate if setting not in (KEPT, "random")), key=lambda setting: rate[setting])
     if others:
         fastest = min(others, key=lambda name: times[name])
-        leanest = min(others, key=lambda name: memory[name])
+        leanest = min(others, key=lambda name: found[name]["peak_rss_mb"])
         yield Bar(f"{preset}, at random, against {fastest}", times[fastest], aims.fastest)
         yield Bar(f"{preset}, best exact ({best}), against {fastest}", times[fastest] * rate[best], aims.fastest_best)
-        less = memory[peers.own_name(BASE)] / memory[leanest]
+        less = own[peers.BASE]["peak_rss_mb"] / found[leanest]["peak_rss_mb"]
         yield Bar(f"{preset}, at random, peak memory against {leanest}", less, aims.memory, at_most=True)
-    for name in times:
+    for name in sorted(times):
         if name.startswith(XTUNER):
             yield Bar(f"{preset}, at random, against {name}", times[name], aims.xtuner)
             yield Bar(f"{preset}, best exact ({best}), against {name}", times[name] * rate[best], aims.xtuner_best)

@@ -1,13 +1,13 @@
 """A hook that times a training as a stopwatch beside it would: from the end of one step to the end of the next."""
 
 import json
-import socket
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from mmengine.hooks import Hook
 
+from benchmarks.asker import Asker
 from vlmtool.engine.loop import StepResult
 from vlmtool.utils.distributed import is_main
 from vlmtool.utils.memory import peak_rss
@@ -18,8 +18,8 @@ class Meter(Hook):
 
     Args:
         warmup: steps that do not count.
-        turns: None, or `port`, `name` and `stride` of one of several trainings that take turns (`turns.py`): it waits
-            for its turn every `stride` steps, which counts for nothing.
+        turns: None, or what `Asker` takes, of one of several trainings that take turns (`turns.py`): it waits for its
+            turn every `stride` steps, which counts for nothing.
     """
 
     priority = "LOWEST"  # after logging and saving, which are part of a step
@@ -30,19 +30,17 @@ class Meter(Hook):
         self._times: list[tuple[float, float]] = []
         """Seconds of each step, and of the process's CPU."""
         self._began = _now()
-        self._asker: TextIO | None = None
+        self._asker: Asker | None = None
 
     def before_train(self, runner: Any) -> None:
         """Say that this process is there."""
         if self.turns is not None:
-            self._asker = socket.create_connection(("127.0.0.1", self.turns["port"])).makefile("rw")
+            self._asker = Asker(**self.turns)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Wait for the turn."""
-        if self._asker is not None and self.turns is not None and len(self._results) % self.turns["stride"] == 0:
-            self._asker.write(f"{self.turns['name']}\n")
-            self._asker.flush()
-            self._asker.readline()
+        if self._asker is not None and len(self._results) % self._asker.stride == 0:
+            self._asker.wait()
             self._began = _now()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -67,10 +65,10 @@ class Meter(Hook):
             "supervised": sum(result.num_supervised for result in self._results),
             "tokens": sum(result.num_tokens for result in self._results),
             "samples": sum(result.num_samples for result in self._results),
-            "supervised_by_step": [result.num_supervised for result in self._results],
             "supervised_each": sum(r.num_supervised for r in counted) / samples,
             "losses": [result.loss for result in self._results],
             "seconds": [wall for wall, _ in self._times],
+            "cpu_seconds": [cpu for _, cpu in self._times],
             "peak_rss_mb": peak_rss() // 2**20,
         }
         self.file.write_text(json.dumps(figures))

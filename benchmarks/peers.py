@@ -1,14 +1,17 @@
-"""Samples per second of vlmtool beside other trainers, on the same weights, data and machine, in turn: A B A C A, …
+"""Samples per second of vlmtool beside other trainers, on the same weights, data and machine, step by step in turns.
 
-Another trainer's figure stands against the mean of the two runs of vlmtool around it, as the machine's speed changes.
 Nothing is installed here. Each peer is a command in a JSON file, which trains `{assets}` for `{steps}` steps of
-`{batch}` samples on one thread, may write to `{out}`, and prints a line `TIMING {…}` (or `FLOOR {…}`) with a JSON
-object: the samples per second of the warm steps as `samples_per_s_steady` or `sps`, and what it knows of `peak_rss_mb`
-or `rss_mb`, `first_loss` and `last_loss` (or `loss0`, `lossN`), and of the supervised tokens as `work.sup`.
+`{batch}` samples on one thread, may write to `{out}`, and runs its script by `{stopwatch}`, so that it waits for its
+turn after a step and all are timed alike (`stopwatch.py`). It prints a line `TIMING {…}` (or `FLOOR {…}`) with a JSON
+object of what it knows of `peak_rss_mb` or `rss_mb`, `first_loss` and `last_loss` (or `loss0`, `lossN`), and of the
+supervised tokens as `work.sup`.
 
-    {"ms-swift": "swift_env/bin/python run_swift.py {assets} {out} --steps {steps} --bs {batch} --threads 1"}
+    {"ms-swift": "env/bin/python {stopwatch} run_swift.py {assets} {out} --steps {steps} --bs {batch} --threads 1"}
 
-    python benchmarks/peers.py peers.json --assets DIR --steps 12 --repeats 3
+    python benchmarks/peers.py peers.json --assets DIR --epochs 3
+
+The first epoch is not counted, so each has had the same samples when the clock ends. Nor is the first step of an epoch
+in any: XTuner's loop sleeps two seconds there.
 """
 
 import argparse
@@ -17,17 +20,18 @@ import os
 import re
 import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train_throughput import ONE_THREAD, SETTINGS
+from train_throughput import ONE_THREAD, SETTINGS, Work
+from turns import Entrant, Training, in_turns
 
 HERE = Path(__file__).parent
+BATCH = 4
+BASE = "packed"  # the setting that all others stand beside
 LINE = re.compile(r"(?:TIMING|FLOOR) ({.*})")
 
 
@@ -35,57 +39,112 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("peers", type=Path, help="JSON: {name: command}")
     parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--setting", choices=SETTINGS, default="random", help="of vlmtool")
+    parser.add_argument("--setting", choices=SETTINGS, action="append", default=[], help=f"of vlmtool, beside {BASE}")
     parser.add_argument("--only", action="append", help="names of peers; default: all")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="that count")
+    parser.add_argument("--stride", type=int, default=1, help="steps of a turn")
     given = parser.parse_args()
-    found = in_turn(given.peers, given.assets, given.setting, given.only, given.steps, given.batch_size, given.repeats)
-    print(f"{given.assets.name}, batch {given.batch_size}, {given.steps} steps, medians of {given.repeats}:\n")
+    preset = given.assets.resolve()
+    with tempfile.TemporaryDirectory() as name:
+        work = work_of(preset, given.epochs)
+        found = compare(
+            {setting: Training(work, setting, turn=setting) for setting in (BASE, *given.setting)},
+            of_file(given.peers, work, Path(name), given.only), Path(name), given.stride,
+        )  # fmt: skip
+    print(f"{preset.name}, {work.steps} steps of {BATCH} samples, the last {work.steps - work.warmup} counted:\n")
     print("\n".join(table(found)))
 
 
-def in_turn(
-    peers: Path, assets: Path, setting: str, only: Sequence[str] | None, steps: int, batch: int, repeats: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Figures of each run, by name; vlmtool's first. The others' `times` is how many times as fast vlmtool was.
+def work_of(preset: Path, epochs: int) -> Work:
+    """An epoch that does not count, and some that do."""
+    epoch = len(json.loads((preset / "llava.json").read_text())) // BATCH
+    return Work(preset, (1 + epochs) * epoch, epoch, BATCH)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another trainer.
 
     Args:
-        peers: JSON, {name: command}; `only` some of them.
-        setting: of vlmtool.
+        text: its command, as the file has it.
+        out: a folder that it may write to.
+    """
+
+    text: str
+    work: Work
+    turn: str
+    out: Path
+    num_processes: int = 1
+
+    def prepared(self, folder: Path, port: int, asker: Mapping[str, Any]) -> tuple[Sequence[str], Mapping[str, str]]:
+        """As `Entrant` has it."""
+        self.out.mkdir()
+        stopwatch = [HERE / "stopwatch.py", asker["port"], asker["name"], asker["stride"], self._times(folder)]
+        text = self.text.format(
+            stopwatch=shlex.join(map(str, stopwatch)), assets=shlex.quote(str(self.work.assets)),
+            out=shlex.quote(str(self.out)), steps=self.work.steps, batch=self.work.batch_size,
+        )  # fmt: skip
+        return ["sh", "-c", text], {**os.environ, **ONE_THREAD}
+
+    def figures(self, folder: Path, name: str, code: int, said: str) -> dict[str, Any] | None:
+        """What it printed of itself and its stopwatch saw; None where it failed or made other steps."""
+        lines, times = LINE.findall(said), self._times(folder)
+        rows = (
+            [[float(word) for word in line.split()] for line in times.read_text().splitlines()]
+            if times.is_file()
+            else []
+        )
+        if code or not lines or len(rows) != self.work.steps:
+            return None
+        told = json.loads(lines[-1])
+        seconds, cpu_seconds = zip(*rows, strict=True)
+        losses = told.get("first_loss", told.get("loss0")), told.get("last_loss", told.get("lossN"))
+        return {
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "peak_rss_mb": told.get("peak_rss_mb", told.get("rss_mb")),
+            "supervised": told.get("work", {}).get("sup"),
+            "losses": [value[0] if isinstance(value, list) and value else value for value in losses],
+        }
+
+    def _times(self, folder: Path) -> Path:
+        return folder / f"{self.turn}.times"
+
+
+def of_file(file: Path, work: Work, folder: Path, only: Sequence[str] | None) -> dict[str, Peer]:
+    """Those that a file tells of, or some of them, by name."""
+    known: dict[str, str] = json.loads(file.read_text())
+    names = known if only is None else only
+    return {name: Peer(known[name], work, name, folder / f"peer{number}") for number, name in enumerate(names)}
+
+
+def compare(
+    own: Mapping[str, Training], others: Mapping[str, Entrant], folder: Path, stride: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Figures of each, by name, of the steps that count; `times` is how many times as fast the base was.
+
+    Args:
+        own: settings of vlmtool, the base among them.
 
     Raises:
-        SystemExit: vlmtool itself failed; of another that did, no figures are kept.
+        SystemExit: vlmtool failed; another that did is left out.
     """
-    known: dict[str, str] = json.loads(peers.read_text())
-    commands = {own_name(setting): ours(setting)} | {name: known[name] for name in only or known}
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-
-    def note(name: str) -> dict[str, Any] | None:
-        with tempfile.TemporaryDirectory() as out:
-            figures = run(commands[name].format(assets=assets.resolve(), out=out, steps=steps, batch=batch))
-        print(f"{name}: {figures or 'no figures'}", file=sys.stderr, flush=True)
-        if figures:
-            found[name].append(figures)
-        return figures
-
-    own, *others = commands
-
-    def own_rate() -> float:
-        figures = note(own)
-        if figures is None:
-            raise SystemExit(f"{own} failed; what it said stands above.")
-        return figures["samples_per_s"]
-
-    for _ in range(repeats):
-        before = own_rate()
-        for name in others:
-            figures, after = note(name), own_rate()
-            if figures is not None:
-                figures["times"] = (before + after) / 2 / figures["samples_per_s"]
-            before = after
+    work = own[BASE].work
+    found = in_turns({**{own_name(setting): one for setting, one in own.items()}, **others}, folder, stride)
+    base = by_epoch(found[own_name(BASE)]["seconds"], work.warmup)
+    for figures in found.values():
+        epochs = by_epoch(figures["seconds"], work.warmup)
+        samples = work.batch_size * sum(map(len, epochs))
+        figures["samples_per_s"] = samples / sum(map(sum, epochs))
+        figures["cpu_s_per_sample"] = sum(map(sum, by_epoch(figures["cpu_seconds"], work.warmup))) / samples
+        figures["by_epoch"] = [sum(theirs) / sum(ours) for theirs, ours in zip(epochs, base, strict=True)]
+        figures["times"] = statistics.median(figures["by_epoch"])
     return found
+
+
+def by_epoch(values: Sequence[float], epoch: int) -> list[Sequence[float]]:
+    """Of the steps of each epoch but the first, without the first step of each."""
+    return [values[first + 1 : first + epoch] for first in range(epoch, len(values), epoch)]
 
 
 def own_name(setting: str) -> str:
@@ -93,54 +152,21 @@ def own_name(setting: str) -> str:
     return f"vlmtool, {setting}"
 
 
-def times(found: dict[str, list[dict[str, Any]]], name: str) -> float:
-    """How many times as fast as this one vlmtool was: the median of the turns."""
-    return statistics.median(one["times"] for one in found[name])
-
-
-def ours(setting: str) -> str:
-    """vlmtool as one of the commands."""
-    script = shlex.quote(str(HERE / "train_throughput.py"))
-    return (
-        f"{shlex.quote(sys.executable)} {script} --assets {{assets}} --steps {{steps}} --batch-size {{batch}} "
-        f"--setting {setting} --timing"
-    )
-
-
-def run(command: str) -> dict[str, Any] | None:
-    """What a command printed of itself, in one set of names; None where it failed."""
-    done = subprocess.run(
-        ["sh", "-c", command], env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False
-    )
-    lines = LINE.findall(done.stdout) or LINE.findall(done.stderr)
-    if not lines:
-        print(done.stderr[-2000:], file=sys.stderr)
-        return None
-    said = json.loads(lines[-1])
-    first, last = said.get("first_loss", said.get("loss0")), said.get("last_loss", said.get("lossN"))
-    return {
-        "samples_per_s": said.get("samples_per_s_steady", said.get("sps")),
-        "peak_rss_mb": said.get("peak_rss_mb", said.get("rss_mb")),
-        "cpu_s_per_sample": said.get("cpu_s_per_sample"),
-        "supervised": said.get("work", {}).get("sup"),
-        "losses": [value[0] if isinstance(value, list) and value else value for value in (first, last)],
-    }
-
-
-def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Markdown: medians, and how many times as fast vlmtool was in the runs around each, where it was measured."""
+def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Markdown."""
     lines = [
-        "| | samples/s | vlmtool is × | CPU s/sample | peak RSS, MB | supervised | losses |",
-        "|---|---|---|---|---|---|---|",
+        f"| | samples/s | {own_name(BASE)}, is × | in each epoch | CPU s/sample | peak RSS, MB | supervised | losses |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name, runs in found.items():
-        rate = statistics.median(one["samples_per_s"] for one in runs)
-        cells = [f"{rate:.3g}", f"{times(found, name):.2f}" if "times" in runs[0] else "–"]
+    for name, figures in found.items():
+        cells = [f"{figures['samples_per_s']:.3g}", f"{figures['times']:.2f}"]
+        cells.append(" ".join(f"{times:.2f}" for times in figures["by_epoch"]))
         for key, form in (("cpu_s_per_sample", "{:.4f}"), ("peak_rss_mb", "{:,.0f}"), ("supervised", "{:,.0f}")):
-            known = [one[key] for one in runs if one[key] is not None]
-            cells.append(form.format(statistics.median(known)) if known else "–")
-        losses = " → ".join("–" if value is None else f"{value:.4f}" for value in runs[0]["losses"])
-        lines.append(f"| {name} | {' | '.join(cells)} | {losses} |")
+            cells.append("–" if figures[key] is None else form.format(figures[key]))
+        first, last = (
+            "–" if value is None else f"{value:.4f}" for value in (figures["losses"][0], figures["losses"][-1])
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} | {first} → {last} |")
     return lines
 
 

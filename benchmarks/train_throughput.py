@@ -73,7 +73,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warmup", type=int, default=5, help="steps before the clock starts")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--timing", action="store_true", help="print a line as peers.py reads it")
     parser.add_argument("--template", help="chat template; the folder's own unless given")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -85,21 +84,9 @@ def main() -> None:
         )  # fmt: skip
         for setting in SETTINGS if arguments.setting == "all" else [arguments.setting]:
             figures = measure(work, setting, Path(name))
-            print(f"TIMING {json.dumps(as_timing(figures))}" if arguments.timing else json.dumps(figures), flush=True)
-        if not arguments.timing:
-            seconds = products_alone(work, figures["tokens"] / figures["samples"], figures["supervised_each"])
-            print(json.dumps({"setting": "matrix products alone", "samples_per_s": 1 / seconds}))
-
-
-def as_timing(figures: dict[str, Any]) -> dict[str, Any]:
-    """Under the names of `peers.py`."""
-    return {
-        **figures,
-        "samples_per_s_steady": figures["samples_per_s"],
-        "work": {"sup": figures["supervised"]},
-        "first_loss": figures["losses"][:1],
-        "last_loss": figures["losses"][-1:],
-    }
+            print(json.dumps(figures), flush=True)
+        seconds = products_alone(work, figures["tokens"] / figures["samples"], figures["supervised_each"])
+        print(json.dumps({"setting": "matrix products alone", "samples_per_s": 1 / seconds}))
 
 
 def measure(work: Work, setting: str, folder: Path) -> dict[str, Any]:

@@ -1,30 +1,58 @@
 """Trainings that take turns, a few steps each: what disturbs the machine for a while slows all of them alike.
 
 Run one after the other, two trainings see a machine whose speed may have changed by a third in between. Here all are
-started, and each waits before its steps (`meter.py`) until it is their turn, in which nothing else runs.
+started, and each waits for its turn before its steps (`meter.py`, `stopwatch.py`); nothing else runs in it.
 """
 
+import os
+import signal
 import socket
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from train_throughput import Work, command, environment, finished
 
 FIRST_PORT = 29_877  # of those at which the processes of a training meet
 
 
+class Entrant(Protocol):
+    """What takes turns."""
+
+    @property
+    def turn(self) -> str:
+        """Its name; trainings of the same turn run at the same time."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many will ask for it."""
+
+    def prepared(self, folder: Path, port: int, asker: Mapping[str, Any]) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Command and environment.
+
+        Args:
+            port: free for its processes to meet.
+            asker: what `Asker` takes.
+        """
+
+    def figures(self, folder: Path, name: str, code: int, said: str) -> dict[str, Any] | None:
+        """Of one that has ended; None if there are none and the others may go on without.
+
+        Raises:
+            SystemExit: there are none, and nothing can be said without.
+        """
+
+
 @dataclass(frozen=True)
 class Training:
-    """One of those that take turns.
+    """One of vlmtool.
 
     Args:
         setting: of `train_throughput.py`.
-        turn: trainings of the same turn run at the same time.
-        num_processes: of this training.
     """
 
     work: Work
@@ -32,74 +60,94 @@ class Training:
     turn: str
     num_processes: int = 1
 
+    def prepared(self, folder: Path, port: int, asker: Mapping[str, Any]) -> tuple[Sequence[str], Mapping[str, str]]:
+        """As `Entrant` has it."""
+        words, _ = command(self.work, self.setting, folder, f"_{asker['name']}", turns=dict(asker))
+        several = {"NPROC_PER_NODE": str(self.num_processes), "PORT": str(port)}
+        return words, environment(**(several if self.num_processes > 1 else {}))
 
-def in_turns(trainings: Mapping[str, Training], folder: Path, stride: int = 1) -> dict[str, dict[str, Any]]:
-    """Figures of each training, by name.
+    def figures(self, folder: Path, name: str, code: int, said: str) -> dict[str, Any]:
+        """As the meter wrote them."""
+        return finished(code, said, folder / f"{self.setting}_{name}.json")
+
+
+def in_turns(trainings: Mapping[str, Entrant], folder: Path, stride: int = 1) -> dict[str, dict[str, Any]]:
+    """Figures of each training, by name; of those that have any.
 
     Args:
+        folder: of what they write.
         stride: steps of a turn.
 
     Raises:
-        SystemExit: one of them failed.
+        SystemExit: one of vlmtool failed.
     """
     with ExitStack() as opened:
         server = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
         running: dict[str, _Running] = {}
         for number, (name, training) in enumerate(trainings.items()):
-            meter = {"turns": {"port": server.getsockname()[1], "name": name, "stride": stride}}
-            words, out = command(training.work, training.setting, folder, f"_{name}", **meter)
-            spread = {"NPROC_PER_NODE": str(training.num_processes), "PORT": str(FIRST_PORT + number)}
-            variables = environment(**(spread if training.num_processes > 1 else {}))
-            running[name] = opened.enter_context(_started(words, variables, out, folder / f"{name}.log"))
-        expected = sum(training.num_processes for training in trainings.values())
-        askers = [opened.enter_context(asker) for asker in _arrivals(server, expected, running.values())]
-        groups: dict[str, Group] = {}
-        for name, training in trainings.items():
-            groups.setdefault(training.turn, Group([], [])).processes.append(running[name].process)
-        for asker in askers:
-            groups[trainings[asker.readline().strip()].turn].askers.append(asker)
+            asker = {"port": server.getsockname()[1], "name": name, "stride": stride}
+            words, variables = training.prepared(folder, FIRST_PORT + number, asker)
+            log = folder / f"{name}.log"
+            process = opened.enter_context(_started(words, variables, log))
+            running[name] = _Running(training, name, process, log)
+        groups: dict[str, Group] = {training.turn: Group([], []) for training in trainings.values()}
+        for name, asker in _arrivals(server, running):
+            opened.enter_context(asker)
+            groups[trainings[name].turn].askers.append(asker)
+        for one in running.values():
+            groups[one.training.turn].processes.append(one.process)
         grant(list(groups.values()))
-        return {name: one.figures() for name, one in running.items()}
+        found = {name: one.figures(folder) for name, one in running.items()}
+    return {name: figures for name, figures in found.items() if figures is not None}
 
 
-@dataclass(frozen=True)
-class _Running:
+class _Running(NamedTuple):
+    training: Entrant
+    name: str
     process: "subprocess.Popen[bytes]"
-    out: Path
     log: Path
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self, folder: Path) -> dict[str, Any] | None:
         """Once it has ended."""
-        return finished(self.process.wait(), self.log.read_text(), self.out)
+        code, said = self.process.wait(), self.log.read_text(errors="replace")
+        found = self.training.figures(folder, self.name, code, said)
+        if found is None:
+            print(f"{self.name} gave no figures and ended with {code}:\n{said[-2000:]}", file=sys.stderr, flush=True)
+        return found
 
 
 @contextmanager
-def _started(words: Sequence[str], variables: Mapping[str, str], out: Path, log: Path) -> Iterator[_Running]:
-    """A training that is not left behind."""
+def _started(words: Sequence[str], variables: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A training that is not left behind, nor are the processes that it started."""
     with log.open("wb") as said:
-        process = subprocess.Popen(words, env=dict(variables), stdout=subprocess.DEVNULL, stderr=said)
+        process = subprocess.Popen(
+            words, env=dict(variables), stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
-        yield _Running(process, out, log)
+        yield process
     finally:
-        process.terminate()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
-def _arrivals(server: socket.socket, count: int, running: Collection[_Running]) -> Iterator[TextIO]:
-    """A connection for each process."""
+def _arrivals(server: socket.socket, running: Mapping[str, _Running]) -> Iterator[tuple[str, TextIO]]:
+    """Connections of all processes, as each asks for its first turn; those that end before they do are not awaited."""
     server.settimeout(1)
-    for _ in range(count):
-        while True:
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                for one in running:
-                    if one.process.poll() is not None:
-                        one.figures()  # tells why
-            else:
-                connection.settimeout(None)
-                yield connection.makefile("rw")
-                break
+    awaited = {name: one.training.num_processes for name, one in running.items()}
+    while any(awaited.values()):
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            for name in [name for name, count in awaited.items() if count and running[name].process.poll() is not None]:
+                running[name].figures(running[name].log.parent)  # tells why
+                awaited[name] = 0
+        else:
+            connection.settimeout(None)
+            asker = connection.makefile("rw")
+            name = asker.readline().strip()
+            awaited[name] -= 1
+            yield name, asker
 
 
 class Group(NamedTuple):
