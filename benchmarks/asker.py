@@ -17,7 +17,12 @@ class Asker:
         self._line = socket.create_connection(("127.0.0.1", port)).makefile("rw")
 
     def wait(self) -> None:
-        """Until it is this training's turn."""
+        """Until it is this training's turn.
+
+        Raises:
+            SystemExit: nobody gives turns any more.
+        """
         self._line.write(f"{self.name}\n")
         self._line.flush()
-        self._line.readline()
+        if not self._line.readline():
+            raise SystemExit("Whoever gave the turns has ended.")

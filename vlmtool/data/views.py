@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 from transformers import LlavaNextImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 
+from vlmtool.data.pixel_values import PixelValues
 from vlmtool.utils.checklist import counted
 from vlmtool.utils.pixels import Pixels
 from vlmtool.utils.tiling import Grid, best_grid, num_tiled_tokens
@@ -54,6 +55,7 @@ class OneView:
         self, processor: BaseImageProcessor, tokens: int, pad_to_square: bool = False, least_side: int | None = None
     ) -> None:
         self.processor = processor
+        self.values = PixelValues(processor)
         self.least_side = least_side
         self.tokens = tokens
         self.pad_to_square = pad_to_square
@@ -71,7 +73,7 @@ class OneView:
         """(I, 3, H, W)."""
         if self.pad_to_square:
             pictures = [square(picture, background(self.processor)) for picture in pictures]
-        return Pixels.one_view_each(self.processor(list(pictures), return_tensors="pt")["pixel_values"])
+        return Pixels.one_view_each(self.values(pictures))
 
 
 class TiledViews:
