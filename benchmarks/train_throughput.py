@@ -39,7 +39,8 @@ SETTINGS = {
     "length": ["data.sampler='length'"],
     "packed": ["schedule.pack_to=4096"],
     "compiled": ["schedule.pack_to=4096", "runtime.compile=True"],
-    KEPT: ["schedule.pack_to=4096", "runtime.compile=True"],  # and features that were made beforehand
+    "length, compiled": ["data.sampler='length'", "runtime.compile=True"],
+    KEPT: ["data.sampler='length'", "runtime.compile=True"],  # and features that were made beforehand
     "bf16": ["runtime.dtype='bfloat16'"],
 }
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
