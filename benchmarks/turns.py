@@ -120,9 +120,8 @@ class _Running(NamedTuple):
 def _started(words: Sequence[str], variables: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A training that is not left behind, nor are the processes that it started."""
     with log.open("wb") as said:
-        process = subprocess.Popen(
-            words, env=dict(variables), stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        # A group, not a session of its own: Linux shares out the cores by session, and what is measured would change.
+        process = subprocess.Popen(words, env=dict(variables), stdout=said, stderr=subprocess.STDOUT, process_group=0)
     try:
         yield process
     finally:
