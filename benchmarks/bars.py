@@ -185,29 +185,35 @@ def peer_bars(preset: str, found: dict[str, dict[str, Any]]) -> Iterator[Bar]:
         found: of vlmtool's settings and of the others.
     """
     own = {setting: found[peers.own_name(setting)] for setting in SETTINGS if peers.own_name(setting) in found}
-    rate = {setting: 1 / figures["times"] for setting, figures in own.items()}
-    times = {name: found[name]["times"] for name in found.keys() - set(map(peers.own_name, own))}
-    others, aims = [name for name in times if not name.startswith((FLOOR, XTUNER))], AIMS[preset]
-    best = max((setting for setting in rate if setting not in (KEPT, "random")), key=lambda setting: rate[setting])
-    if others:
-        fastest = min(others, key=lambda name: times[name])
-        leanest = min(others, key=lambda name: found[name]["peak_rss_mb"])
-        yield Bar(f"{preset}, at random, against {fastest}", times[fastest], aims.fastest)
-        yield Bar(f"{preset}, best exact ({best}), against {fastest}", times[fastest] * rate[best], aims.fastest_best)
-        less = own[peers.BASE]["peak_rss_mb"] / found[leanest]["peak_rss_mb"]
+    others = {name: found[name] for name in found if name not in map(peers.own_name, own)}
+
+    def faster(setting: str, than: dict[str, Any]) -> float:
+        return statistics.median(peers.times_as_fast(own[setting], than))
+
+    base, aims = own[peers.BASE], AIMS[preset]
+    exact = [setting for setting in own if setting not in (KEPT, "random")]
+    best = max(exact, key=lambda setting: faster(setting, base))
+    trainers = [name for name in others if not name.startswith((FLOOR, XTUNER))]
+    if trainers:
+        fastest = min(trainers, key=lambda name: faster(peers.BASE, others[name]))
+        leanest = min(trainers, key=lambda name: others[name]["peak_rss_mb"])
+        yield Bar(f"{preset}, at random, against {fastest}", faster(peers.BASE, others[fastest]), aims.fastest)
+        what = f"{preset}, best exact ({best}), against {fastest}"
+        yield Bar(what, faster(best, others[fastest]), aims.fastest_best)
+        less = base["peak_rss_mb"] / others[leanest]["peak_rss_mb"]
         yield Bar(f"{preset}, at random, peak memory against {leanest}", less, aims.memory, at_most=True)
-    for name in sorted(times):
+    for name, figures in others.items():
         if name.startswith(XTUNER):
-            yield Bar(f"{preset}, at random, against {name}", times[name], aims.xtuner)
-            yield Bar(f"{preset}, best exact ({best}), against {name}", times[name] * rate[best], aims.xtuner_best)
+            yield Bar(f"{preset}, at random, against {name}", faster(peers.BASE, figures), aims.xtuner)
+            yield Bar(f"{preset}, best exact ({best}), against {name}", faster(best, figures), aims.xtuner_best)
         elif name.startswith(FLOOR):
-            yield Bar(f"{preset}, at random, padded, against the {name}", times[name] * rate["random"], aims.floor)
+            yield Bar(f"{preset}, at random, padded, against the {name}", faster("random", figures), aims.floor)
     if KEPT in own:
         with_kept, without = own[KEPT]["losses"][-1], own[NOT_KEPT]["losses"][-1]
         told = f"made in {own[KEPT]['made_in']:.0f} s; last losses {with_kept:.5f}, without {without:.5f}"
         what = f"{preset}, features made beforehand, against"
-        yield Bar(f"{what} best exact ({best})", rate[KEPT] / rate[best], aims.kept, told=told)
-        yield Bar(f"{what} at random", rate[KEPT], told=told)
+        yield Bar(f"{what} best exact ({best})", faster(KEPT, own[best]), aims.kept, told=told)
+        yield Bar(f"{what} at random", faster(KEPT, base), told=told)
 
 
 def head() -> list[str]:

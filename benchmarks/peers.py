@@ -121,7 +121,7 @@ def of_file(file: Path, work: Work, folder: Path, only: Sequence[str] | None) ->
 def compare(
     own: Mapping[str, Training], others: Mapping[str, Entrant], folder: Path, stride: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """Figures of each, by name, of the steps that count; `times` is how many times as fast the base was.
+    """Figures of each, by name, of the steps that count; `epoch_seconds` are of the counted steps of each epoch.
 
     Args:
         own: settings of vlmtool, the base among them.
@@ -131,20 +131,23 @@ def compare(
     """
     work = own[BASE].work
     found = in_turns({**{own_name(setting): one for setting, one in own.items()}, **others}, folder, stride)
-    base = by_epoch(found[own_name(BASE)]["seconds"], work.warmup)
     for figures in found.values():
         epochs = by_epoch(figures["seconds"], work.warmup)
         samples = work.batch_size * sum(map(len, epochs))
-        figures["samples_per_s"] = samples / sum(map(sum, epochs))
+        figures["epoch_seconds"] = [sum(epoch) for epoch in epochs]
+        figures["samples_per_s"] = samples / sum(figures["epoch_seconds"])
         figures["cpu_s_per_sample"] = sum(map(sum, by_epoch(figures["cpu_seconds"], work.warmup))) / samples
-        figures["by_epoch"] = [sum(theirs) / sum(ours) for theirs, ours in zip(epochs, base, strict=True)]
-        figures["times"] = statistics.median(figures["by_epoch"])
     return found
 
 
 def by_epoch(values: Sequence[float], epoch: int) -> list[Sequence[float]]:
     """Of the steps of each epoch but the first, without the first step of each."""
     return [values[first + 1 : first + epoch] for first in range(epoch, len(values), epoch)]
+
+
+def times_as_fast(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[float]:
+    """How many times as fast one was as the other, in each epoch; their median is what is told of two."""
+    return [theirs / ours for ours, theirs in zip(one["epoch_seconds"], other["epoch_seconds"], strict=True)]
 
 
 def own_name(setting: str) -> str:
@@ -159,8 +162,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in found.items():
-        cells = [f"{figures['samples_per_s']:.3g}", f"{figures['times']:.2f}"]
-        cells.append(" ".join(f"{times:.2f}" for times in figures["by_epoch"]))
+        times = times_as_fast(found[own_name(BASE)], figures)
+        cells = [f"{figures['samples_per_s']:.3g}", f"{statistics.median(times):.2f}"]
+        cells.append(" ".join(f"{one:.2f}" for one in times))
         for key, form in (("cpu_s_per_sample", "{:.4f}"), ("peak_rss_mb", "{:,.0f}"), ("supervised", "{:,.0f}")):
             cells.append("–" if figures[key] is None else form.format(figures[key]))
         first, last = (
