@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +74,41 @@ class BusyHook(Hook):
         if rank() == 0:
             time.sleep(6)
         torch.distributed.barrier()
+
+
+class LateRankHook(Hook):
+    """Rank 1 is late in each step; in the first it computes only when rank 0 has begun the data of further steps.
+
+    `encoded` in the run folder has the steps in which rank 0's encoder ran.
+
+    Args:
+        num_micro_batches: of a step.
+    """
+
+    def __init__(self, num_micro_batches: int) -> None:
+        self.num_micro_batches = num_micro_batches
+
+    def before_train(self, runner: Any) -> None:
+        encoded = Path(runner.work_dir) / "encoded"
+
+        def note(*_: Any) -> None:
+            with encoded.open("a") as file:
+                file.write(f"{runner.iter}\n")
+
+        def wait(*_: Any) -> None:
+            deadline = time.monotonic() + 60
+            while len(encoded.read_text().split()) <= self.num_micro_batches:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("rank 0 does not look ahead")
+                time.sleep(0.01)
+            time.sleep(0.1)
+
+        if rank() == 0:
+            encoded.touch()
+            runner.vlm.vision_encoder.register_forward_hook(note)
+        torch.distributed.barrier()
+        if rank() == 1:
+            runner.vlm.llm.register_forward_pre_hook(wait)
 
 
 class NeverBeginsHook(Hook):

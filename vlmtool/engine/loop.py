@@ -2,22 +2,23 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.runner import BaseLoop
+from torch import Tensor
 
 from vlmtool.data.collate import Batch
 from vlmtool.data.dataset import BadSample
-from vlmtool.engine.batches import draw, workers_of
+from vlmtool.engine.batches import workers_of
 from vlmtool.engine.signals import Stopped, StopSignals, agreed
-from vlmtool.utils.distributed import gather_lists, rank, sum_over_ranks, world_size
+from vlmtool.engine.step_data import COUNTED, StepDataQueue
+from vlmtool.utils.distributed import Sum, gather_lists, rank, world_size
 from vlmtool.utils.errors import VlmtoolError
 
 SKIPPED_FILE = "skipped_steps.jsonl"
-COUNTED = ("num_supervised", "num_tokens", "num_samples", "num_images", "num_encoded", "num_views", "num_bad_samples")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,17 @@ class StepResult:
     """Views of pictures that went through the encoder."""
     num_views: int = 0
     """Views whose features went through the projector."""
+
+
+class _Mean(NamedTuple):
+    """A step's loss: the sum over all supervised tokens by their number, both over all ranks."""
+
+    losses: Sum
+    counts: Sum
+
+    def read(self) -> float:
+        """Waits for all ranks."""
+        return float(self.losses.read()[0] / self.counts.read()[0])
 
 
 class StepLoop(BaseLoop):
@@ -117,15 +129,17 @@ class StepLoop(BaseLoop):
             self.runner.call_hook("before_train")
             self.runner.model.train()
             with workers_of(self.dataloader) as batches:
+                steps = range(self._iter, self.max_iters)
+                queue = StepDataQueue(batches, steps, self._num_micro_batches, self._prepared)
                 while self._iter < self.max_iters:
-                    self._advance(batches, signals)
+                    self._advance(queue, signals)
         self.runner.call_hook("after_train")
         return self.runner.model
 
-    def _advance(self, batches: Iterator[Batch], signals: StopSignals) -> None:
+    def _advance(self, queue: StepDataQueue, signals: StopSignals) -> None:
         """One step, and what is due after it."""
         self.runner.call_hook("before_train_iter", batch_idx=self._iter)
-        result = self.step(batches, signals)
+        result = self.step(queue, signals)
         self._iter += 1
         self.num_skipped += result.skipped
         self.runner.call_hook("after_train_iter", batch_idx=self._iter - 1, outputs=result)
@@ -133,39 +147,43 @@ class StepLoop(BaseLoop):
         if self.stop_signal is not None and self._iter < self.max_iters:
             raise Stopped(self.stop_signal)
 
-    def step(self, batches: Iterator[Batch], signals: StopSignals | None = None) -> StepResult:
+    def step(self, queue: StepDataQueue, signals: StopSignals | None = None) -> StepResult:
         """One optimiser step; where its loss or its gradient is unusable the weights stay as they were."""
         start = time.perf_counter()
         self._enter("drawing data")
-        plan = self.dataloader.batch_sampler.plan
-        micro_batches = [draw(batches) for _ in plan.micro_batches(self._iter, rank())]
-        waited = time.perf_counter() - start
-        counts = self._count(micro_batches, signals)
-        strategy = self.runner.strategy
-        total = torch.zeros((), dtype=torch.float64, device=self.runner.device)
-        loss, is_usable = math.nan, True
-        for number, batch in enumerate(micro_batches, start=1):
-            is_last = number == len(micro_batches)
-            with strategy.micro_batch(self.runner.model, is_last):
-                part = self._forward(batch.to(self.runner.device))
-                total += part.detach().double()
-                if is_last:  # before its gradients: some engines can leave out a step by them alone
-                    self._enter("sharing the loss")
-                    loss = sum_over_ranks([total.item()], self.runner.device)[0] / counts["num_supervised"]
-                    is_usable = loss <= self.max_loss
-                self._enter("backward pass")
-                # Gradients are averaged over the ranks; the sum is what is wanted.
-                strategy.backward(part * (world_size() / counts["num_supervised"]), is_usable)
-        if not counts["num_images"]:
+        data = queue.take()
+        model, strategy, device = self.runner.model, self.runner.strategy, self.runner.device
+        # What the processes tell each other is under way while they compute, and read where it is needed.
+        counts = Sum(_on(device, [*data.counts, *(signals.counts() if signals else [])]))
+        losses = _on(device, [0.0])
+        *first, last = data.micro_batches
+        for batch in first:
+            with strategy.micro_batch(model, is_last=False):
+                part = self._forward(batch)
+                losses += part.detach()
+                strategy.backward(self._share(part, counts))
+        with strategy.micro_batch(model, is_last=True):
+            part = self._forward(last)
+            mean = _Mean(Sum(losses.add_(part.detach())), counts)
+            share = self._share(part, counts)
+            strategy.backward(share, lambda: self._is_usable(mean))
+        self._enter("drawing the next data")
+        queue.look_ahead(strategy.is_early)
+        self._enter("sharing gradients")
+        strategy.wait()
+        told = counts.read().tolist()
+        seen = {name: int(value) for name, value in zip(COUNTED, told, strict=False)}
+        self.stop_signal = agreed(told[len(COUNTED) :]) if signals else None
+        if not seen["num_images"]:
             strategy.leave_out(self.runner.vlm.image_parameters())
-        grad_norm, stepped = strategy.update(is_usable)
-        skipped = not stepped
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
-        bad = [sample for batch in micro_batches for sample in batch.bad_samples]
+        loss = mean.read()
+        grad_norm, stepped = strategy.update(loss <= self.max_loss)
+        self.skipped_in_a_row = 0 if stepped else self.skipped_in_a_row + 1
+        bad = [sample for batch in data.micro_batches for sample in batch.bad_samples]
         return StepResult(
-            loss, grad_norm, counts["num_supervised"], counts["num_tokens"], counts["num_samples"],
-            waited, time.perf_counter() - start, skipped,
-            tuple(gather_lists(bad)) if counts["num_bad_samples"] else (), counts["num_encoded"], counts["num_views"],
+            loss, grad_norm, seen["num_supervised"], seen["num_tokens"], seen["num_samples"],
+            data.waited, time.perf_counter() - start, not stepped,
+            tuple(gather_lists(bad)) if seen["num_bad_samples"] else (), seen["num_encoded"], seen["num_views"],
         )  # fmt: skip
 
     def sample_ids(self, step: int) -> list[str]:
@@ -173,22 +191,39 @@ class StepLoop(BaseLoop):
         plan, dataset = self.dataloader.batch_sampler.plan, self.dataloader.dataset
         return [dataset.conversation(index).id for index in plan.step_samples(step)]
 
-    def _count(self, micro_batches: Sequence[Batch], signals: StopSignals | None) -> dict[str, int]:
-        """`COUNTED` over all ranks; with it every rank learns of a signal that one of them got."""
+    def _num_micro_batches(self, step: int) -> int:
+        return len(self.dataloader.batch_sampler.plan.micro_batches(step, rank()))
+
+    def _prepared(self, batch: Batch) -> Batch:
+        """With the features of its pictures, if a frozen encoder makes them."""
+        if batch.pixels is None or not self.runner.vlm.has_frozen_encoder:
+            return batch
+        with self.runner.strategy.autocast():
+            return replace(batch, pixels=self.runner.vlm.encoded(batch.pixels.to(self.runner.device)))
+
+    def _share(self, loss: Tensor, counts: Sum) -> Tensor:
+        """A micro-batch's share of the step's loss. Gradients are averaged over the ranks; the sum is wanted."""
         self._enter("counting tokens")
-        own = [sum(getattr(batch, name) for batch in micro_batches) for name in COUNTED]
-        sums = sum_over_ranks([*own, *(signals.counts() if signals else [])], self.runner.device)
-        self.stop_signal = agreed(sums[len(COUNTED) :]) if signals else None
-        return {name: int(value) for name, value in zip(COUNTED, sums, strict=False)}
+        factor = world_size() / counts.read()[0]
+        self._enter("backward pass")
+        return loss * factor.to(loss.dtype)
+
+    def _is_usable(self, mean: "_Mean") -> bool:
+        """For an engine that can leave out a step by its gradients alone."""
+        self._enter("sharing the loss")
+        loss = mean.read()
+        self._enter("backward pass")
+        return loss <= self.max_loss
 
     def _enter(self, phase: str) -> None:
         self.runner.watch.enter(self._iter, phase)
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
+    def _forward(self, batch: Batch) -> Tensor:
         """Summed loss of one micro-batch."""
         self._enter("forward pass")
+        batch = batch.to(self.runner.device)
         with self.runner.strategy.autocast():
-            loss: torch.Tensor = self.runner.model(
+            loss: Tensor = self.runner.model(
                 batch.input_ids, batch.labels, batch.pixels, lengths=batch.lengths, packed=batch.is_packed
             ).total
         return loss
@@ -200,3 +235,7 @@ class StepLoop(BaseLoop):
                 f"number, or a loss above {self.max_loss:.1f}. Their samples: {self.runner.work_dir}/{SKIPPED_FILE}\n"
                 "Look at those samples, lower schedule.lr, or resume from an older checkpoint (--resume-from)."
             )
+
+
+def _on(device: torch.device, values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=device)

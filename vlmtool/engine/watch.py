@@ -25,9 +25,9 @@ from vlmtool.utils.terminal import clean, err
 FOLDER = ".watch"  # in the run folder
 # What a rank does within a step, in this order; the rank that is behind the others is the one they wait for.
 PHASES = (
-    "drawing data", "counting tokens", "forward pass", "backward pass", "sharing the loss", "writing a checkpoint",
-    "waiting for the checkpoint", "validating", "sharing the validation loss", "answering sample prompts",
-    "answering a benchmark",
+    "drawing data", "forward pass", "counting tokens", "sharing the loss", "backward pass", "drawing the next data",
+    "sharing gradients", "writing a checkpoint", "waiting for the checkpoint", "validating",
+    "sharing the validation loss", "answering sample prompts", "answering a benchmark",
 )  # fmt: skip
 
 

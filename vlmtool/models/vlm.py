@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from vlmtool.models.attention import packed_inputs
 from vlmtool.models.encoders.fused import ImageEncoder
-from vlmtool.models.encoders.stored import encode
+from vlmtool.models.encoders.stored import encode, encoded
 from vlmtool.models.last_block import LOGITS_AT
 from vlmtool.models.llm import head_at
 from vlmtool.models.loss import summed_cross_entropy
@@ -67,11 +67,21 @@ class VisionLanguageModel(nn.Module):
         # Naming the weight would put it together under ZeRO's stage 3, in this process alone.
         return next(self.llm.get_input_embeddings().parameters()).device
 
+    @property
+    def has_frozen_encoder(self) -> bool:
+        """What the encoder makes of a picture does not depend on the step."""
+        return not any(p.requires_grad for p in self.vision_encoder.parameters())
+
+    @torch.no_grad()
+    def encoded(self, pixels: Pixels) -> Pixels:
+        """The pictures with their features, which the forward pass then takes as they are: of a frozen encoder."""
+        return encoded(self.vision_encoder, pixels, self.store)
+
     def encode_images(self, pixels: Pixels) -> list[Tensor]:
         """Image embeddings (N'_i, D) of each of the I pictures. A frozen encoder runs without autograd."""
-        trains = self.training and any(p.requires_grad for p in self.vision_encoder.parameters())
+        trains = self.training and not self.has_frozen_encoder
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            if pixels.keys and self.store is not None:
+            if pixels.features:
                 patch_features = encode(self.vision_encoder, pixels, self.store)
             else:
                 patch_features = self.vision_encoder(pixels)

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from vlmtool.utils.errors import UsageError
 
@@ -56,17 +56,34 @@ def barrier() -> None:
         dist.barrier()
 
 
+class Sum:
+    """Element-wise sum of a tensor over all processes: under way from here on, the others are waited for by `read`.
+
+    Args:
+        values: on this process's device: NCCL sums nothing that lies on the CPU. They become the sum.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._work = dist.all_reduce(values, async_op=True) if is_distributed() else None
+
+    def read(self) -> Tensor:
+        """The sum."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return self._values
+
+
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     """Element-wise sum of `values` over all processes, in float64.
 
     Args:
-        device: of this process; NCCL sums nothing that lies on the CPU.
+        device: of this process.
     """
     if not is_distributed():
         return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor)
-    return tensor.tolist()
+    return Sum(torch.tensor(values, dtype=torch.float64, device=device)).read().tolist()
 
 
 def share_trained(model: nn.Module) -> None:

@@ -18,7 +18,8 @@ class Pixels:
         layouts: (I, 4) int64, for each picture: rows and columns of its tiles (0, 0 where it has one view alone; of
             its patches with native resolution), and its height and width in pixels before it was prepared.
         keys: of the pictures in a store of features; empty where there is no store, None for what it is not to keep.
-        features: (V_i, N, D) of the pictures that the store has, None for the others; empty without a store.
+        features: (V_i, N, D) of the pictures that the store has or that were encoded before, None for the others; empty
+            where there is neither.
     """
 
     values: Tensor
@@ -65,6 +66,8 @@ class Pixels:
     @property
     def unknown(self) -> "Pixels":
         """The pictures that are still to be encoded."""
+        if not self.features:
+            return self
         places = [place for place, known in enumerate(self.features) if known is None]
         return Pixels(self.values, self.layouts[places])
 

@@ -1,19 +1,29 @@
 """Every process holds the whole model; gradients are averaged over them (DDP). One process is the same without that."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_state
-from vlmtool.utils.distributed import is_distributed, is_main, share_trained
+from vlmtool.utils.distributed import is_distributed, is_main, share_trained, world_size
+
+ON_THE_WAY = 0.005  # seconds that gradients may take when all processes have theirs
+
+
+def always() -> bool:
+    """True."""
+    return True
 
 
 class DataParallel:
@@ -34,6 +44,7 @@ class DataParallel:
     def __init__(self, device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self.device = device
         self.autocast = autocast
+        self._averaging: list[dist.Work] = []
 
     def prepare(
         self, vlm: VisionLanguageModel, make_optimizer: Callable[[], OptimWrapper]
@@ -53,9 +64,12 @@ class DataParallel:
         share_trained(vlm)
         # Of a fully trained encoder, what follows the layer that is read (its last norm) never gets a gradient.
         is_whole = all(p.requires_grad for p in vlm.vision_encoder.parameters())
-        return DistributedDataParallel(
-            vlm, device_ids=device_ids, broadcast_buffers=False, init_sync=False, find_unused_parameters=is_whole
-        )
+        wrapped = DistributedDataParallel(
+            vlm, device_ids=device_ids, broadcast_buffers=False, init_sync=False, find_unused_parameters=is_whole,
+            gradient_as_bucket_view=True,  # so that a gradient that is there is one that will be the average
+        )  # fmt: skip
+        wrapped.register_comm_hook(self._averaging, _begin_averaging)
+        return wrapped
 
     def micro_batch(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """Around the passes of one micro-batch: gradients are reduced with the last one of a step."""
@@ -63,14 +77,29 @@ class DataParallel:
             return model.no_sync()
         return nullcontext()
 
-    def backward(self, loss: Tensor, is_usable: bool = True) -> None:
+    def backward(self, loss: Tensor, is_usable: Callable[[], bool] = always) -> None:
         """Gradients of one micro-batch.
 
         Args:
             loss: its share of the step's, times the number of processes, over which gradients are averaged.
-            is_usable: False with the last micro-batch of a step that `update` is to leave out.
+            is_usable: False with the last micro-batch of a step that `update` is to leave out; asking waits for the
+                losses of all processes.
         """
         self.optim_wrapper.backward(loss)
+
+    def is_early(self) -> bool:
+        """Others' gradients are not there yet: there is time for what does not depend on them."""
+        end = time.monotonic() + ON_THE_WAY
+        while not all(work.is_completed() for work in self._averaging):
+            if time.monotonic() > end:
+                return True
+            time.sleep(ON_THE_WAY / 10)
+        return False
+
+    def wait(self) -> None:
+        """For the gradients of all processes."""
+        while self._averaging:
+            self._averaging.pop().wait()
 
     def leave_out(self, parameters: Iterable[nn.Parameter]) -> None:
         """The step says nothing on these weights: their momentum must not move them."""
@@ -132,3 +161,12 @@ class DataParallel:
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self._parameters() if p.grad is not None]
+
+
+def _begin_averaging(averaging: list[dist.Work], bucket: dist.GradBucket) -> Future[Tensor]:
+    """Averages in place, and does not wait: DDP is told that it is done, and `DataParallel.wait` sees to it."""
+    gradients = bucket.buffer().div_(world_size())
+    averaging.append(dist.all_reduce(gradients, async_op=True))
+    done: Future[Tensor] = Future(devices=[gradients.device] if gradients.is_cuda else None)
+    done.set_result(gradients)
+    return done

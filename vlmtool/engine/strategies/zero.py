@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.cpp_extension import get_default_build_root
 
 from vlmtool.engine.deepspeed_checkpoint import SafeCheckpointEngine
-from vlmtool.engine.strategies.data_parallel import DataParallel
+from vlmtool.engine.strategies.data_parallel import DataParallel, always
 from vlmtool.models.vlm import VisionLanguageModel
 from vlmtool.models.weights import saved_names
 from vlmtool.utils.distributed import is_main, world_size
@@ -76,9 +76,9 @@ class Zero(DataParallel):
         self.engine.set_gradient_accumulation_boundary(is_last)
         return nullcontext()
 
-    def backward(self, loss: Tensor, is_usable: bool = True) -> None:
+    def backward(self, loss: Tensor, is_usable: Callable[[], bool] = always) -> None:
         """Gradients of one micro-batch; those of a step to be left out become no numbers, which the engine sees."""
-        self.engine.backward(loss if is_usable else loss * float("nan"))
+        self.engine.backward(loss if is_usable() else loss * float("nan"))
 
     def leave_out(self, parameters: Iterable[nn.Parameter]) -> None:
         """Their gradients are in one piece with others: their rate is 0 for this step, so that they stay."""
