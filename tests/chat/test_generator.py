@@ -160,11 +160,12 @@ def test_the_middle_of_training_is_left_as_it_was(generator, requests):
 
 
 def test_the_mode_is_restored_after_an_error(generator):
-    generator.model.train()
-    with pytest.raises(ZeroDivisionError), answering(generator.model):
-        assert not any(module.training for module in generator.model.modules())
+    model = generator.model.train()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(ZeroDivisionError), answering(model):
+        assert not any(module.training for module in model.modules())
         raise ZeroDivisionError
-    assert all(module.training for module in generator.model.modules())
+    assert model.training and [module.training for module in model.modules()] == before
 
 
 def test_a_system_message_is_read(generator):

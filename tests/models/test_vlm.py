@@ -184,3 +184,16 @@ def test_logits_are_the_only_tensor_of_their_size(vlm):
     size = int(loss.num_tokens), vlm.llm.config.vocab_size
     logits = [one for one in kept if one.shape[-2:] == size]
     assert len({one.untyped_storage().data_ptr() for one in logits}) == 1
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_frozen_encoder_has_no_dropout(vlm, freeze):
+    pixels = batch()["pixels"]
+    for module in vlm.vision_encoder.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = 0.5
+    vlm.vision_encoder.requires_grad_(not freeze)
+    vlm.train()
+    first, again = (torch.stack(vlm.encode_images(pixels)) for _ in range(2))
+    assert torch.equal(first, again) == freeze
+    assert vlm.training and vlm.llm.training and not vlm.eval().vision_encoder.training

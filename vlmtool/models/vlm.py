@@ -1,7 +1,7 @@
 """The composed model: encoder → projector → splice → language model."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,13 @@ class VisionLanguageModel(nn.Module):
         """Where the inputs must be."""
         # Naming the weight would put it together under ZeRO's stage 3, in this process alone.
         return next(self.llm.get_input_embeddings().parameters()).device
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module; but a frozen encoder has no dropout: what it makes of a picture is the same each time."""
+        super().train(mode)
+        if self.has_frozen_encoder:
+            self.vision_encoder.eval()
+        return self
 
     @property
     def has_frozen_encoder(self) -> bool:
