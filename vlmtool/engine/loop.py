@@ -208,7 +208,7 @@ class StepLoop(BaseLoop):
         self._enter("backward pass")
         return loss * factor.to(loss.dtype)
 
-    def _is_usable(self, mean: "_Mean") -> bool:
+    def _is_usable(self, mean: _Mean) -> bool:
         """For an engine that can leave out a step by its gradients alone."""
         self._enter("sharing the loss")
         loss = mean.read()
